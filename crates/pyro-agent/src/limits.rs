@@ -1,0 +1,58 @@
+//! Bounds of the agent, each with its reason.
+
+use std::time::Duration;
+
+/// Connections served at a time. Each may hold one stdin window and one output frame, some 400 KiB, so the
+/// worst case stays near 100 MiB; more is refused with an error rather than queued.
+pub(crate) const MAX_CONNECTIONS: usize = 256;
+/// Connections that the kernel may hold until they are accepted.
+pub(crate) const BACKLOG: i32 = 128;
+/// Stack of a connection's thread: its loops recurse nowhere, its buffers are on the heap.
+pub(crate) const THREAD_STACK_BYTES: usize = 256 << 10;
+/// A host that connects sends its request at once.
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a finished connection waits for the host to close, so that no reset overtakes the last frame.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+/// How long power-off waits for the host to take the reply.
+pub(crate) const POWER_OFF_LINGER: Duration = Duration::from_millis(250);
+/// The root disk appears while the kernel probes its devices, before PID 1 runs; a machine where it takes
+/// longer than this has none.
+pub(crate) const ROOT_DISK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Processes that outlive an exec's main process and hold its pipes may finish writing for this long
+/// (`exec > >(tee log)` needs it); then the tree is killed.
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(100);
+/// Killed processes end at once unless the kernel holds them in uninterruptible sleep.
+pub(crate) const KILL_DEADLINE: Duration = Duration::from_secs(5);
+/// Bytes read from an exec's pipes after its tree is dead: what full pipes can hold, in case somebody
+/// outside the tree keeps writing.
+pub(crate) const DRAIN_BYTES: usize = 4 << 20;
+/// Output waiting for the host before the command's pipes are read again.
+pub(crate) const OUTBOX_BYTES: usize = 128 << 10;
+/// Rounds of the process-table scan that kills a tree without cgroups; each round finds what the one
+/// before had not yet forked.
+pub(crate) const KILL_ROUNDS: usize = 32;
+
+/// Levels of cgroups that a command may nest below its own: enough for containers in containers.
+pub(crate) const MAX_CGROUP_DEPTH: usize = 32;
+
+/// `/etc/passwd` and `/etc/group` are read up to here; longer ones are not of this world.
+pub(crate) const MAX_ACCOUNT_FILE_BYTES: u64 = 4 << 20;
+/// `HOST_NAME_MAX`.
+pub(crate) const MAX_HOSTNAME_BYTES: usize = 64;
+/// Entropy of one `Configure`: the kernel's pool is 256 bits, more adds nothing.
+pub(crate) const MAX_ENTROPY_BYTES: usize = 512;
+/// Open files that the agent and, as soft limit, each command may have; the hard limit is
+/// [`MAX_OPEN_FILES_HARD`].
+pub(crate) const MAX_OPEN_FILES: u64 = 65_536;
+/// What a command may raise its limit to, as container runtimes allow.
+pub(crate) const MAX_OPEN_FILES_HARD: u64 = 1_048_576;
+
+/// Directories within directories; each open level costs a descriptor and a buffer.
+pub(crate) const MAX_TREE_DEPTH: usize = 512;
+/// Files with several names remembered while a tree is packed; past it further names become copies.
+pub(crate) const MAX_HARD_LINKS: usize = 100_000;
+/// Bytes moved at a time between files and the connection.
+pub(crate) const COPY_BYTES: usize = 64 << 10;
+/// Extended attributes of one file: what ext4 can hold.
+pub(crate) const MAX_XATTR_BYTES: usize = 64 << 10;

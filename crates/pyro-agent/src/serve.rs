@@ -1,0 +1,166 @@
+//! Accepts the host's connections, one operation each.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pyro_agent::wire::{Configure, Failure, FailureCode, FrameKind, Operation, Request};
+use rustix::time::{ClockId, Timespec};
+use serde::Serialize;
+
+use crate::connection::{Connection, failure, os_failure};
+use crate::console::say;
+use crate::exec::Executor;
+use crate::limits::{
+    LINGER, MAX_CONNECTIONS, MAX_ENTROPY_BYTES, MAX_HOSTNAME_BYTES, POWER_OFF_LINGER, REQUEST_DEADLINE,
+    THREAD_STACK_BYTES,
+};
+use crate::{boot, metrics, sys, tree};
+
+mod identity;
+
+/// Serves operations.
+#[derive(Debug)]
+pub(crate) struct Server {
+    executor: Executor,
+    connection_count: AtomicUsize,
+}
+
+/// An empty reply.
+#[derive(Serialize)]
+struct Done {}
+
+impl Server {
+    pub(crate) fn new(executor: Executor) -> Self {
+        Self { executor, connection_count: AtomicUsize::new(0) }
+    }
+
+    /// Accepts for ever. Only the host is served: the guest's own processes have other context ids.
+    pub(crate) fn accept_all(self: &Arc<Self>, listener: &OwnedFd) -> ! {
+        loop {
+            match sys::accept(listener.as_fd()) {
+                Ok((socket, sys::HOST_CID)) => self.admit(socket),
+                Ok((_, cid)) => say(&format!("warning: connection from cid {cid} refused")),
+                // Out of memory or descriptors, or a peer that went away: the next accept waits again.
+                Err(error) => say(&format!("warning: accept: {error}")),
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, socket: OwnedFd) {
+        let mut connection = Connection::new(socket);
+        if self.connection_count.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+            self.connection_count.fetch_sub(1, Ordering::Relaxed);
+            let refusal =
+                failure(FailureCode::BadRequest, format!("more than {MAX_CONNECTIONS} operations at a time"));
+            // A fresh socket has room for this; a host that is gone needs no answer.
+            let _ = connection.send(FrameKind::Error, &refusal);
+            return;
+        }
+        let server = Arc::clone(self);
+        let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || {
+            server.serve(connection);
+            server.connection_count.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(error) = thread {
+            self.connection_count.fetch_sub(1, Ordering::Relaxed);
+            say(&format!("warning: no thread for a connection: {error}"));
+        }
+    }
+
+    /// One connection from request to end.
+    pub(crate) fn serve(&self, mut connection: Connection) {
+        // A host that sent nothing, nonsense, or left, has nothing to wait for.
+        let Ok(Some((kind, payload))) = connection.receive_within(REQUEST_DEADLINE) else { return };
+        let request = match kind {
+            FrameKind::Request => Request::parse(&payload),
+            other => Err(failure(FailureCode::BadRequest, format!("{other:?} frame in a request's place"))),
+        };
+        let outcome = request.and_then(|request| self.operate(&mut connection, request.operation));
+        if let Err(failure) = outcome
+            && connection.send(FrameKind::Error, &failure).is_err()
+        {
+            return;
+        }
+        connection.linger(LINGER);
+    }
+
+    fn operate(&self, connection: &mut Connection, operation: Operation) -> Result<(), Failure> {
+        match operation {
+            Operation::Configure(configure) => {
+                apply(&configure)?;
+                reply(connection, &Done {});
+            }
+            Operation::Exec(exec) => self.executor.run(connection, &exec)?,
+            Operation::SetClock { unix_nanos } => {
+                set_clock(unix_nanos)?;
+                reply(connection, &Done {});
+            }
+            Operation::PowerOff => power_off(connection),
+            Operation::TreeOut { path } => {
+                let stats = tree::send(connection, &path)?;
+                reply(connection, &stats);
+            }
+            Operation::TreeIn { path } => {
+                let stats = tree::receive(connection, &path)?;
+                reply(connection, &stats);
+            }
+            Operation::Metrics => {
+                let metrics = metrics::read().map_err(|error| os_failure("cannot read metrics", &error))?;
+                reply(connection, &metrics);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends a result. A host that left does not want it.
+fn reply<T: Serialize>(connection: &mut Connection, message: &T) {
+    let _ = connection.send(FrameKind::Reply, message);
+}
+
+fn apply(configure: &Configure) -> Result<(), Failure> {
+    let bad = |message: String| failure(FailureCode::BadRequest, message);
+    let name = &configure.hostname;
+    if name.is_empty() || name.len() > MAX_HOSTNAME_BYTES || !identity::is_host_name(name) {
+        return Err(bad(format!("{name:?} is no host name of at most {MAX_HOSTNAME_BYTES} bytes")));
+    }
+    let entropy = parse_hex(&configure.entropy_hex)
+        .filter(|entropy| entropy.len() <= MAX_ENTROPY_BYTES)
+        .ok_or_else(|| bad(format!("entropy is not at most {MAX_ENTROPY_BYTES} bytes in hexadecimal")))?;
+    if !entropy.is_empty() {
+        sys::add_entropy(&entropy).map_err(|error| os_failure("cannot add entropy", &error))?;
+    }
+    set_clock(configure.unix_nanos)?;
+    rustix::system::sethostname(name.as_bytes())
+        .map_err(|error| os_failure("cannot set the host name", &error.into()))?;
+    for problem in identity::write_files(std::path::Path::new("/etc"), name) {
+        // A read-only or full disk is no reason to refuse the boot.
+        say(&format!("warning: {problem}"));
+    }
+    Ok(())
+}
+
+fn set_clock(unix_nanos: u64) -> Result<(), Failure> {
+    let seconds = i64::try_from(unix_nanos / 1_000_000_000).expect("u64 nanoseconds are under 2^35 seconds");
+    let nanos = i64::try_from(unix_nanos % 1_000_000_000).expect("under a billion");
+    rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanos })
+        .map_err(|error: rustix::io::Errno| os_failure("cannot set the clock", &io::Error::from(error)))
+}
+
+fn power_off(connection: &mut Connection) -> ! {
+    boot::settle_disks();
+    reply(connection, &Done {});
+    connection.await_close(POWER_OFF_LINGER);
+    boot::power_off()
+}
+
+fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    digits.chunks_exact(2).map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect()
+}

@@ -1,0 +1,113 @@
+use super::*;
+use proptest::prelude::*;
+
+fn kind() -> impl Strategy<Value = FrameKind> {
+    (1u8..=12).prop_map(|byte| FrameKind::from_byte(byte).expect("1 to 12 are kinds"))
+}
+
+fn exec() -> impl Strategy<Value = Exec> {
+    let text = ".{0,40}";
+    (
+        prop::collection::vec(text, 0..5),
+        prop::collection::vec((text, text), 0..5),
+        prop::option::of(text),
+        prop::option::of(text),
+        any::<bool>(),
+        prop::option::of((any::<u16>(), any::<u16>())),
+        prop::option::of(any::<u64>()),
+    )
+        .prop_map(|(argv, env, cwd, user, stdin, tty, timeout_ms)| Exec {
+            argv,
+            env,
+            cwd,
+            user,
+            stdin,
+            tty: tty.map(|(cols, rows)| TtySize { cols, rows }),
+            timeout_ms,
+        })
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        exec().prop_map(Operation::Exec),
+        any::<u64>().prop_map(|unix_nanos| Operation::SetClock { unix_nanos }),
+        Just(Operation::PowerOff),
+        Just(Operation::Metrics),
+        ".{0,40}".prop_map(|path| Operation::TreeOut { path }),
+        ".{0,40}".prop_map(|path| Operation::TreeIn { path }),
+        (".{0,20}", any::<u64>(), "[0-9a-f]{0,64}").prop_map(|(hostname, unix_nanos, entropy_hex)| {
+            Operation::Configure(Configure { hostname, unix_nanos, entropy_hex })
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_header_parses_back_to_itself(kind in kind(), len in 0..=MAX_PAYLOAD_BYTES) {
+        let header = Header { kind, len };
+        prop_assert_eq!(Header::parse(header.emit()), Ok(header));
+    }
+
+    #[test]
+    fn any_five_bytes_are_refused_or_emit_back_to_themselves(bytes in any::<[u8; HEADER_BYTES]>()) {
+        if let Ok(header) = Header::parse(bytes) {
+            prop_assert!(header.len <= MAX_PAYLOAD_BYTES);
+            prop_assert_eq!(header.emit(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_request_parses_back_to_itself(operation in operation()) {
+        let request = Request::new(operation);
+        let payload = serde_json::to_vec(&request).unwrap();
+        prop_assert_eq!(Request::parse(&payload), Ok(request));
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2048), cut in 1usize..64) {
+        let _ = Request::parse(&bytes);
+        fuzz_stream(&bytes, cut);
+    }
+
+    #[test]
+    fn frames_survive_any_way_of_cutting_the_stream(
+        frames in prop::collection::vec((kind(), prop::collection::vec(any::<u8>(), 0..300)), 0..8),
+        cut in 1usize..400,
+    ) {
+        let stream: Vec<u8> = frames.iter().flat_map(|(kind, payload)| emit_frame(*kind, payload)).collect();
+        let mut decoder = Decoder::new();
+        let mut seen = Vec::new();
+        for piece in stream.chunks(cut) {
+            decoder.feed(piece);
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                seen.push(frame);
+            }
+        }
+        prop_assert_eq!(seen, frames);
+        prop_assert!(decoder.is_empty());
+    }
+}
+
+#[test]
+fn another_version_is_told_apart_from_a_bad_request() {
+    let future = br#"{"version":2,"operation":{"teleport":{}},"more":1}"#;
+    assert_eq!(Request::parse(future).unwrap_err().code, FailureCode::VersionMismatch);
+    let nonsense = br#"{"version":1,"operation":{"teleport":{}}}"#;
+    assert_eq!(Request::parse(nonsense).unwrap_err().code, FailureCode::BadRequest);
+    assert_eq!(Request::parse(b"").unwrap_err().code, FailureCode::BadRequest);
+}
+
+#[test]
+fn an_oversized_frame_is_refused_before_its_payload_arrives() {
+    let mut decoder = Decoder::new();
+    decoder.feed(&[10, 0xff, 0xff, 0xff, 0x7f]);
+    assert_eq!(decoder.next_frame(), Err(FrameError::TooLarge(0x7fff_ffff)));
+}
+
+#[test]
+fn exit_status_follows_the_shell() {
+    let exit = Exit { code: Some(3), signal: None, timed_out: false, duration_ms: 0 };
+    assert_eq!(exit.status(), 3);
+    assert_eq!(Exit { code: None, signal: Some(9), ..exit.clone() }.status(), 137);
+    assert_eq!(Exit { timed_out: true, ..exit }.status(), EXIT_TIMED_OUT);
+}

@@ -1,0 +1,193 @@
+//! Where things are: the environment, `config.toml` and the place of the executable, read once.
+
+use pyro_core::config::Config;
+use pyro_core::config::{Mirror, RegistryConfig};
+use pyro_core::machine::EngineChoice;
+use pyro_core::{Blame, Explain, Problem};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A configuration file is a page of text.
+const CONFIG_BYTES: u64 = 1 << 20;
+/// The first argument that makes this executable a supervisor.
+pub(crate) const SUPERVISE: &str = "supervise-machine";
+
+/// `config.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ConfigFile {
+    /// `auto`, `kvm` or `emulated`.
+    engine: EngineChoice,
+    /// By registry host, `*` for all.
+    registry: BTreeMap<String, RegistrySection>,
+}
+
+/// One `[registry."HOST"]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RegistrySection {
+    /// Tried in order before the registry itself: `HOST[:PORT][/PREFIX]`.
+    mirrors: Vec<String>,
+    /// Speak http without TLS to this host.
+    plain_http: bool,
+}
+
+/// Why settings cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error("neither {0} nor HOME is set")]
+    NoHome(&'static str),
+    #[error("cannot read `{path}`")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("`{path}` is not valid")]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("cannot find this executable's own path")]
+    Executable(#[source] io::Error),
+}
+
+impl Explain for SettingsError {
+    fn explain(&self) -> Problem {
+        match self {
+            Self::NoHome(_) => Problem::new("no_home", Blame::Caller, self)
+                .with_hint("set HOME, or PYRO_ENVIRONMENT_CACHE_DIR and PYRO_STATE_DIR"),
+            Self::Read { .. } | Self::Parse { .. } => Problem::new("bad_config", Blame::Caller, self)
+                .with_hint("docs/configuration.md lists what config.toml may hold"),
+            Self::Executable(_) => Problem::new("no_executable_path", Blame::Host, self),
+        }
+    }
+}
+
+/// Reads the settings of this process.
+pub(crate) fn load() -> Result<Config, SettingsError> {
+    let executable = std::env::current_exe().map_err(SettingsError::Executable)?;
+    resolve(&|name| std::env::var_os(name).filter(|value| !value.is_empty()), &executable)
+}
+
+fn resolve(
+    var: &dyn Fn(&'static str) -> Option<OsString>,
+    executable: &Path,
+) -> Result<Config, SettingsError> {
+    let below = |own: &'static str, xdg: &'static str, home: &str, tail: &str| {
+        if let Some(path) = var(own) {
+            return Ok(PathBuf::from(path));
+        }
+        let base = var(xdg).map(PathBuf::from).or_else(|| var("HOME").map(|h| PathBuf::from(h).join(home)));
+        base.map(|base| base.join(tail)).ok_or(SettingsError::NoHome(own))
+    };
+    let config_path = below("PYRO_CONFIG", "XDG_CONFIG_HOME", ".config", "pyro-mcp/config.toml")?;
+    let file = read_config(&config_path)?;
+    let programs = executable.parent().unwrap_or(Path::new("/"));
+    Ok(Config {
+        environment_cache_dir: below(
+            "PYRO_ENVIRONMENT_CACHE_DIR",
+            "XDG_CACHE_HOME",
+            ".cache",
+            "pyro-mcp/environments",
+        )?,
+        state_dir: below("PYRO_STATE_DIR", "XDG_STATE_HOME", ".local/state", "pyro-mcp")?,
+        guest_bundle_dir: guest_bundle_dir(var("PYRO_RUNTIME_BUNDLE_DIR"), programs),
+        vmm_binary: programs.join("pyro-vmm"),
+        supervisor_command: vec![executable.to_owned(), PathBuf::from(SUPERVISE)],
+        program_path: var("PATH").unwrap_or_default(),
+        engine: file.engine,
+        registry: registry_config(var, file.registry),
+    })
+}
+
+fn read_config(path: &Path) -> Result<ConfigFile, SettingsError> {
+    let read = |source| SettingsError::Read { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ConfigFile::default()),
+        Err(error) => return Err(read(error)),
+        Ok(found) if found.len() > CONFIG_BYTES => return Err(read(io::Error::other("too large"))),
+        Ok(_) => {}
+    }
+    let text = std::fs::read_to_string(path).map_err(read)?;
+    toml::from_str(&text)
+        .map_err(|source| SettingsError::Parse { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// The bundle named by the environment, else the one beside the executable: `share/pyro/guest` of an
+/// installation, or `guest` of a build directory.
+fn guest_bundle_dir(named: Option<OsString>, programs: &Path) -> Option<PathBuf> {
+    if let Some(path) = named {
+        return Some(PathBuf::from(path));
+    }
+    ["../share/pyro/guest", "../guest"].iter().map(|tail| programs.join(tail)).find(|dir| dir.is_dir())
+}
+fn registry_config(
+    var: &dyn Fn(&'static str) -> Option<OsString>,
+    sections: BTreeMap<String, RegistrySection>,
+) -> RegistryConfig {
+    let text = |name| var(name).and_then(|value| value.into_string().ok());
+    let mut config = RegistryConfig {
+        docker_config: var("DOCKER_CONFIG")
+            .map(PathBuf::from)
+            .or_else(|| var("HOME").map(|home| PathBuf::from(home).join(".docker")))
+            .map(|dir| dir.join("config.json")),
+        proxy: text("HTTPS_PROXY").or_else(|| text("https_proxy")),
+        ..RegistryConfig::default()
+    };
+    config.mirrors.extend(text("PYRO_REGISTRY_MIRROR").map(|endpoint| Mirror { registry: None, endpoint }));
+    for (host, section) in sections {
+        let registry = (host != "*").then(|| host.clone());
+        let mirrors = section.mirrors.into_iter();
+        config.mirrors.extend(mirrors.map(|endpoint| Mirror { registry: registry.clone(), endpoint }));
+        if section.plain_http {
+            config.plain_http.push(host);
+        }
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(vars: &[(&'static str, &str)], config: &str) -> Result<Config, SettingsError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, config).unwrap();
+        let var = |name: &'static str| match name {
+            "PYRO_CONFIG" => Some(path.clone().into_os_string()),
+            _ => vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value)),
+        };
+        resolve(&var, Path::new("/opt/pyro/bin/pyro"))
+    }
+
+    #[test]
+    fn places_come_from_pyros_variables_then_xdg_then_home() {
+        let config = resolved(&[("HOME", "/h")], "").unwrap();
+        assert_eq!(config.environment_cache_dir, Path::new("/h/.cache/pyro-mcp/environments"));
+        assert_eq!(config.state_dir, Path::new("/h/.local/state/pyro-mcp"));
+        let config =
+            resolved(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/c"), ("PYRO_STATE_DIR", "/s")], "").unwrap();
+        assert_eq!(config.environment_cache_dir, Path::new("/c/pyro-mcp/environments"));
+        assert_eq!(config.state_dir, Path::new("/s"));
+        assert!(matches!(resolved(&[], ""), Err(SettingsError::NoHome(_))));
+    }
+
+    #[test]
+    fn mirrors_come_from_the_variable_first_and_by_registry_from_the_file() {
+        let file = "[registry.\"r.example\"]\nmirrors = [\"m.example\"]\nplain_http = true\n";
+        let config = resolved(&[("HOME", "/h"), ("PYRO_REGISTRY_MIRROR", "all.example")], file).unwrap();
+        let shown: Vec<_> = config
+            .registry
+            .mirrors
+            .iter()
+            .map(|mirror| (mirror.registry.as_deref(), mirror.endpoint.as_str()))
+            .collect();
+        assert_eq!(shown, [(None, "all.example"), (Some("r.example"), "m.example")]);
+        assert_eq!(config.registry.plain_http, ["r.example"]);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_errors() {
+        for text in ["engin = \"kvm\"", "engine = \"xen\"", "[registry.\"x\"]\nmirror = []", "="] {
+            assert!(matches!(resolved(&[("HOME", "/h")], text), Err(SettingsError::Parse { .. })), "{text}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The command without guests: help, usage errors, bad input.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::Pyro;
+
+/// The exit code and the first error line of a failed command.
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let pyro = Pyro::new();
+    let ran = pyro.run(arguments);
+    pyro.assert_nothing_left();
+    assert_eq!(ran.stdout, "", "{ran:?}");
+    (ran.code, ran.stderr.lines().next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn version_is_one_line() {
+    let ran = Pyro::new().run(&["--version"]);
+    assert_eq!((ran.code, ran.stdout), (Some(0), format!("pyro {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_with_their_bounds() {
+    for (flag, value, text) in [
+        ("--vcpu-count", "9", "[error] vcpu_count must be between 1 and 8, not 9"),
+        ("--mem-mib", "255", "[error] mem_mib must be between 256 and 32768, not 255"),
+        ("--ttl-seconds", "59", "[error] ttl_seconds must be between 60 and 3600, not 59"),
+        ("--timeout-seconds", "0", "[error] timeout_seconds must be between 1 and 86400, not 0"),
+        ("--disk-mib", "1", "[error] disk_mib must be between 16 and 65536, not 1"),
+    ] {
+        assert_eq!(refused(&["run", "debian:12", flag, value, "--", "true"]), (Some(1), text.to_owned()));
+    }
+}
+
+#[test]
+fn a_missing_command_is_told_with_an_example() {
+    let (code, line) = refused(&["run", "debian:12"]);
+    assert_eq!((code, line.as_str()), (Some(1), "[error] command is required after `--`"));
+}
+
+#[test]
+fn usage_errors_exit_with_two() {
+    for arguments in [
+        &["run", "debian:12", "--no-such-flag", "--", "true"][..],
+        &["run", "debian:12", "--vcpu-count", "many", "--", "true"],
+        &["run", "debian:12", "--env", "NOVALUE", "--", "true"],
+        &["run", "debian:12", "--engine", "xen", "--", "true"],
+        &["env"],
+        &["nonsense"],
+    ] {
+        assert_eq!(Pyro::new().run(arguments).code, Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_unknown_environment_is_told_with_the_nearest_name() {
+    let ran = Pyro::new().run(&["run", "debain:12", "--", "true"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("[error] unknown environment 'debain:12'"), "{ran:?}");
+    assert!(ran.stderr.contains("debian:12"), "{ran:?}");
+}
+
+#[test]
+fn json_errors_are_one_object_on_standard_output() {
+    let ran = Pyro::new().run(&["run", "--json", "debian:12", "--mem-mib", "1", "--", "true"]);
+    let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), ""));
+    assert_eq!(value["ok"], false);
+    assert_eq!(value["error"]["code"], "out_of_range");
+    assert_eq!(value["error"]["blame"], "caller");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_the_hosts_problem() {
+    let pyro = Pyro::new();
+    let file = pyro.state.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut command = pyro.command(&["run", "debian:12", "--", "true"]);
+    let ran = support::Ran::from(command.env("PYRO_STATE_DIR", file.join("below")).output().unwrap());
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert!(ran.stderr.contains("[error] "), "{ran:?}");
+}
+
+#[test]
+fn a_broken_configuration_file_is_named() {
+    let pyro = Pyro::new();
+    let path = pyro.state.path().join("config.toml");
+    std::fs::write(&path, "engine = 7\n").unwrap();
+    let ran = support::Ran::from(pyro.command(&["doctor"]).env("PYRO_CONFIG", &path).output().unwrap());
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("config.toml"), "{ran:?}");
+}
+
+#[test]
+fn every_help_page_has_an_example() {
+    for arguments in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["doctor", "--help"],
+        &["demo", "--help"],
+        &["completion", "--help"],
+        &["env", "list", "--help"],
+        &["env", "pull", "--help"],
+        &["env", "inspect", "--help"],
+        &["env", "prune", "--help"],
+        &["env", "remove", "--help"],
+    ] {
+        let ran = Pyro::new().run(arguments);
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.stdout.contains("Example"), "{arguments:?}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn completion_names_the_commands() {
+    let ran = Pyro::new().run(&["completion", "bash"]);
+    assert!(ran.stdout.contains("doctor") && ran.stdout.contains("env"), "{ran:?}");
+    assert!(!ran.stdout.contains("supervise-machine "), "hidden commands stay hidden");
+}

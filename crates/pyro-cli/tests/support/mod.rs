@@ -1,0 +1,121 @@
+//! What the command's tests share.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)] // each test binary uses its own part
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A `pyro` with a state directory of its own and the caller's environments and guest bundle.
+pub(crate) struct Pyro {
+    pub(crate) state: tempfile::TempDir,
+}
+
+impl Pyro {
+    pub(crate) fn new() -> Self {
+        Self { state: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pyro"));
+        command.args(arguments).env("PYRO_STATE_DIR", self.state.path()).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::from(self.command(arguments).output().unwrap())
+    }
+
+    /// Fails unless nothing is left in the state directory.
+    pub(crate) fn assert_nothing_left(&self) {
+        let left: Vec<_> = std::fs::read_dir(self.state.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+}
+
+/// A finished command.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Whether real guests can run; where not, says so and (under `PYRO_REQUIRE=guest`) fails.
+pub(crate) fn guest_available() -> bool {
+    let pyro = Pyro::new();
+    let doctor = pyro.run(&["doctor"]);
+    let inspected = pyro.run(&["env", "inspect", "debian:12"]);
+    let reason = match (doctor.code, inspected.stdout.contains("Installed: yes")) {
+        (Some(0), true) => return true,
+        (Some(0), false) => "debian:12 is not installed".to_owned(),
+        _ => format!("pyro doctor fails: {}", doctor.stdout.replace('\n', " ")),
+    };
+    let required =
+        std::env::var("PYRO_REQUIRE").is_ok_and(|list| list.split(',').any(|word| word == "guest"));
+    assert!(!required, "guests are required here, but {reason}");
+    println!("skipped ({reason})");
+    false
+}
+
+/// All processes below `pid`, with the time each was started so that a reused pid is not mistaken.
+pub(crate) fn descendants(pid: u32) -> BTreeSet<(u32, String)> {
+    let mut found = BTreeSet::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let Some((parent_of, started)) = stat(child) else { continue };
+            if parent_of == parent && found.insert((child, started)) {
+                parents.push(child);
+            }
+        }
+    }
+    found
+}
+
+fn stat(pid: u32) -> Option<(u32, String)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    if fields[0] == "Z" {
+        return None;
+    }
+    Some((fields[1].parse().ok()?, fields[19].to_owned()))
+}
+
+/// Waits until none of `processes` is alive.
+pub(crate) fn assert_all_gone(processes: &BTreeSet<(u32, String)>) {
+    wait_until("processes to end", || {
+        processes.iter().all(|(pid, started)| stat(*pid).is_none_or(|s| s.1 != *started))
+    });
+}
+
+/// Polls `condition`, which has no event to wait for, until it holds or 30 s have passed.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "gave up waiting for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a program named `name` (as in `/proc/PID/comm`) is below `pid`.
+pub(crate) fn has_descendant(pid: u32, name: &str) -> bool {
+    descendants(pid).iter().any(|(child, _)| {
+        std::fs::read_to_string(Path::new("/proc").join(child.to_string()).join("comm"))
+            .is_ok_and(|comm| comm.trim() == name)
+    })
+}

@@ -1,0 +1,66 @@
+//! The bounds of what a caller may ask for, and of what this crate holds in memory.
+
+use crate::problem::{Blame, Explain, Problem};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Virtual CPUs of one machine.
+pub const VCPU_COUNT: RangeInclusive<u64> = 1..=8;
+/// Guest memory, MiB. Below 256 a Debian userland swaps itself to death.
+pub const MEM_MIB: RangeInclusive<u64> = 256..=32768;
+/// Life of a one-shot machine, seconds.
+pub const TTL_SECONDS: RangeInclusive<u64> = 60..=3600;
+/// Time of one command, seconds. A day is beyond any machine's life.
+pub const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=86_400;
+/// What one machine may write to its disk, MiB. Less does not hold the guest's own start.
+pub const DISK_MIB: RangeInclusive<u64> = 16..=65_536;
+/// From the start of the machine's process to the agent's first word. Emulation on a busy host takes
+/// seconds; a guest that needs more than this hangs.
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+/// A supervisor's answer to any request but a boot.
+pub const SUPERVISOR_DEADLINE: Duration = Duration::from_secs(15);
+/// Output kept per stream where a result carries it as a value (`--json`). More is cut and said so.
+pub const CAPTURE_BYTES: usize = 16 << 20;
+/// The largest message between a client and a supervisor; a console tail is its largest part.
+pub const PACKET_BYTES: usize = 192 << 10;
+
+/// A number outside its bounds.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{name} must be between {min} and {max}, not {value}")]
+pub struct OutOfRange {
+    /// The field, as callers write it.
+    pub name: &'static str,
+    /// What was asked for.
+    pub value: u64,
+    /// Smallest value allowed.
+    pub min: u64,
+    /// Largest value allowed.
+    pub max: u64,
+}
+
+impl Explain for OutOfRange {
+    fn explain(&self) -> Problem {
+        Problem::new("out_of_range", Blame::Caller, self)
+    }
+}
+
+/// `value` if it lies in `range`.
+pub fn check(name: &'static str, value: u64, range: &RangeInclusive<u64>) -> Result<u64, OutOfRange> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(OutOfRange { name, value, min: *range.start(), max: *range.end() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_names_the_field_the_value_and_the_bounds() {
+        assert_eq!(check("vcpu_count", 8, &VCPU_COUNT), Ok(8));
+        let error = check("vcpu_count", 9, &VCPU_COUNT).unwrap_err();
+        assert_eq!(error.to_string(), "vcpu_count must be between 1 and 8, not 9");
+        assert!(check("vcpu_count", 0, &VCPU_COUNT).is_err());
+    }
+}

@@ -1,0 +1,382 @@
+//! One running microVM, held through its supervisor.
+//!
+//! ```text
+//! Machine::start -> exec, exec, ... -> stop        (dropping a Machine stops it too, unwatched)
+//! ```
+//!
+//! The machine's disk is a copy-on-write layer without a name over the environment's image: nothing of
+//! it survives the machine.
+
+use crate::config::Config;
+use crate::exec::{self, AgentError, ExecInput, ExecOutput, ExecRequest};
+use crate::guest_bundle::{BundleError, GuestBundle};
+use crate::limits::{self, BOOT_DEADLINE, OutOfRange, SUPERVISOR_DEADLINE};
+use crate::packet::{Packet, PacketSocket};
+use crate::problem::{Blame, Explain, Problem};
+use crate::supervisor::protocol::{Answer, EndCause, Ended, Request, StartRequest, Started};
+use pyro_agent::wire::AGENT_PORT;
+pub use pyro_vmm::engine::EngineChoice;
+use rustix::fd::OwnedFd;
+use std::io;
+use std::path::PathBuf;
+use std::process::Stdio;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// A machine's name: 12 lowercase hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MachineId(String);
+
+impl MachineId {
+    /// A fresh random id.
+    pub fn random() -> Self {
+        let mut bytes = [0; 6];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .expect("getrandom(2) always fills a few bytes");
+        Self(hex::encode(bytes))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for MachineId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A machine to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineRequest {
+    /// Virtual CPUs, see [`limits::VCPU_COUNT`].
+    pub vcpu_count: u64,
+    /// Memory, see [`limits::MEM_MIB`].
+    pub mem_mib: u64,
+    /// Time to live, see [`limits::TTL_SECONDS`].
+    pub ttl_seconds: u64,
+    /// Bound on what the guest may write to its disk, see [`limits::DISK_MIB`]; `None` is the disk's size.
+    pub disk_mib: Option<u64>,
+    /// The engine; `None` takes the configured one.
+    pub engine: Option<EngineChoice>,
+}
+
+impl Default for MachineRequest {
+    fn default() -> Self {
+        Self { vcpu_count: 1, mem_mib: 1024, ttl_seconds: 600, disk_mib: None, engine: None }
+    }
+}
+
+/// Limits that a machine request keeps, known by value.
+struct Checked {
+    vcpu_count: u8,
+    mem_mib: u32,
+    disk_bytes: Option<u64>,
+}
+
+impl MachineRequest {
+    /// Checks every number against its bounds.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        self.checked().map(|_| ())
+    }
+
+    fn checked(&self) -> Result<Checked, OutOfRange> {
+        let vcpu_count = limits::check("vcpu_count", self.vcpu_count, &limits::VCPU_COUNT)?;
+        let mem_mib = limits::check("mem_mib", self.mem_mib, &limits::MEM_MIB)?;
+        limits::check("ttl_seconds", self.ttl_seconds, &limits::TTL_SECONDS)?;
+        let disk_mib =
+            self.disk_mib.map(|mib| limits::check("disk_mib", mib, &limits::DISK_MIB)).transpose()?;
+        Ok(Checked {
+            vcpu_count: u8::try_from(vcpu_count).expect("checked against VCPU_COUNT"),
+            mem_mib: u32::try_from(mem_mib).expect("checked against MEM_MIB"),
+            disk_bytes: disk_mib.map(|mib| mib << 20),
+        })
+    }
+}
+
+/// Why a machine could not be started or used.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// A number is out of its bounds.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    /// There is no guest to boot.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The host's memory cannot hold the guest.
+    #[error("the guest asks for {wanted_mib} MiB of memory, the host has {available_mib} MiB available")]
+    Memory {
+        /// What the guest would get.
+        wanted_mib: u64,
+        /// What the host could give.
+        available_mib: u64,
+    },
+    /// The supervisor could not be started.
+    #[error("cannot start the supervisor `{program}`")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The supervisor says why.
+    #[error("{}", .0.message)]
+    Supervisor(Problem),
+    /// The machine ended.
+    #[error("the machine ended: {}", describe_end(.0))]
+    Ended(Box<Ended>),
+    /// The supervisor is gone without a word.
+    #[error("the machine's supervisor ended unexpectedly{}", .0.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
+    SupervisorLost(Option<io::Error>),
+    /// The supervisor does not answer.
+    #[error("the machine's supervisor did not answer in time")]
+    SupervisorDeadline,
+    /// The agent refused or failed.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+fn describe_end(ended: &Ended) -> String {
+    let cause = match &ended.cause {
+        EndCause::Stopped => "it was stopped".to_owned(),
+        EndCause::Expired => "its time to live is over".to_owned(),
+        EndCause::Machine(reason) => reason.to_string(),
+    };
+    match ended.console.lines().next_back() {
+        Some(line) => format!("{cause} (console: {line})"),
+        None => cause,
+    }
+}
+
+impl Explain for MachineError {
+    fn explain(&self) -> Problem {
+        match self {
+            Self::OutOfRange(error) => error.explain(),
+            Self::Bundle(error) => error.explain(),
+            Self::Memory { .. } => Problem::new("not_enough_memory", Blame::Host, self)
+                .with_hint("give the guest less with --mem-mib, or stop other machines"),
+            Self::Spawn { .. } => {
+                Problem::new("spawn_failed", Blame::Host, self).with_hint("run `pyro doctor`")
+            }
+            Self::Supervisor(problem) => problem.clone(),
+            Self::Ended(ended) => {
+                let problem = Problem::new("machine_ended", Blame::Guest, self);
+                match ended.cause {
+                    EndCause::Expired => problem.with_hint("--ttl-seconds gives a machine more time"),
+                    EndCause::Stopped | EndCause::Machine(_) => problem,
+                }
+            }
+            Self::SupervisorLost(_) => Problem::new("supervisor_lost", Blame::Host, self)
+                .with_hint("was it killed, perhaps for lack of memory? see the kernel's log"),
+            Self::SupervisorDeadline => Problem::new("supervisor_deadline", Blame::Bug, self),
+            Self::Agent(error) => error.explain(),
+        }
+    }
+}
+
+/// What boots: an environment's files.
+#[derive(Clone, Debug)]
+pub struct BootImage {
+    /// The environment's own kernel, where it has one.
+    pub kernel: Option<PathBuf>,
+    /// The root file system, raw ext4.
+    pub rootfs: PathBuf,
+}
+
+/// A running machine. Dropping it ends it; [`Machine::stop`] also waits until nothing is left.
+pub struct Machine {
+    id: MachineId,
+    started: Started,
+    socket: PacketSocket,
+    supervisor: Child,
+}
+
+impl Machine {
+    /// Boots `image` and waits until its agent answers.
+    pub async fn start(
+        config: &Config,
+        id: MachineId,
+        image: &BootImage,
+        request: &MachineRequest,
+    ) -> Result<Self, MachineError> {
+        let checked = request.checked()?;
+        let bundle = GuestBundle::open(config.guest_bundle_dir.as_deref())?;
+        check_memory(request.mem_mib)?;
+        let start = StartRequest {
+            machine_id: id.as_str().to_owned(),
+            engine: request.engine.unwrap_or(config.engine),
+            vmm_binary: config.vmm_binary.clone(),
+            program_path: config.program_path.clone(),
+            kernel: image.kernel.clone().unwrap_or(bundle.kernel),
+            initramfs: bundle.initramfs,
+            rootfs: image.rootfs.clone(),
+            vcpu_count: checked.vcpu_count,
+            mem_mib: checked.mem_mib,
+            disk_bytes: checked.disk_bytes,
+            state_dir: config.state_dir.clone(),
+            ttl_seconds: request.ttl_seconds,
+        };
+        let (socket, supervisor) = spawn_supervisor(config)?;
+        let lost = |error| MachineError::SupervisorLost(Some(error));
+        socket.send(&Request::Start(Box::new(start)), None).await.map_err(lost)?;
+        // The supervisor bounds the boot itself; this bound is for a supervisor that hangs.
+        let answer = receive(&socket, BOOT_DEADLINE + SUPERVISOR_DEADLINE * 2).await?;
+        match answer {
+            (Answer::Started(started), _) => Ok(Self { id, started: *started, socket, supervisor }),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// The machine's id.
+    pub fn id(&self) -> &MachineId {
+        &self.id
+    }
+
+    /// What runs it and how it came up.
+    pub fn started(&self) -> &Started {
+        &self.started
+    }
+
+    /// Opens a stream to a vsock port of the guest. A port where nothing listens closes the stream at once.
+    pub async fn connect(&mut self, port: u32) -> Result<UnixStream, MachineError> {
+        self.socket
+            .send(&Request::Connect { port }, None)
+            .await
+            .map_err(|error| MachineError::SupervisorLost(Some(error)))?;
+        match receive(&self.socket, SUPERVISOR_DEADLINE).await? {
+            (Answer::Connected, Some(fd)) => {
+                let stream = std::os::unix::net::UnixStream::from(fd);
+                let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+                stream.map_err(|error| MachineError::SupervisorLost(Some(error)))
+            }
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Runs a command. Its output is read, and its input fed, through the two halves.
+    pub async fn exec(&mut self, request: &ExecRequest) -> Result<(ExecInput, ExecOutput), MachineError> {
+        let stream = self.connect(AGENT_PORT).await?;
+        match exec::start(stream, request).await {
+            Ok(halves) => Ok(halves),
+            Err(AgentError::Disconnected) => Err(self.why_disconnected().await),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Turns a connection that ended in the middle into the reason why the machine ended, where it did.
+    pub async fn why_disconnected(&mut self) -> MachineError {
+        match receive(&self.socket, SUPERVISOR_DEADLINE).await {
+            Ok((answer, _)) => unexpected(answer),
+            Err(MachineError::SupervisorDeadline) => AgentError::Disconnected.into(),
+            Err(error) => error,
+        }
+    }
+
+    /// Ends the machine and returns when its supervisor is gone, and with it everything it owned.
+    pub async fn stop(mut self) -> Result<(), MachineError> {
+        // A supervisor that is gone already has stopped its machine.
+        let _ = self.socket.send(&Request::Stop, None).await;
+        let waited = timeout(SUPERVISOR_DEADLINE, self.supervisor.wait()).await;
+        waited
+            .map_err(|_| MachineError::SupervisorDeadline)?
+            .map(|_| ())
+            .map_err(|error| MachineError::SupervisorLost(Some(error)))
+    }
+}
+
+fn unexpected(answer: Answer) -> MachineError {
+    match answer {
+        Answer::Failed(problem) => MachineError::Supervisor(problem),
+        Answer::Ended(ended) => MachineError::Ended(Box::new(ended)),
+        Answer::Started(_) | Answer::Connected => {
+            MachineError::SupervisorLost(Some(io::Error::other("it answered another question")))
+        }
+    }
+}
+
+async fn receive(
+    socket: &PacketSocket,
+    within: std::time::Duration,
+) -> Result<(Answer, Option<OwnedFd>), MachineError> {
+    match timeout(within, socket.receive::<Answer>()).await {
+        Err(_) => Err(MachineError::SupervisorDeadline),
+        Ok(Ok(Some(Packet { message, fd }))) => Ok((message, fd)),
+        Ok(Ok(None)) => Err(MachineError::SupervisorLost(None)),
+        Ok(Err(error)) => Err(MachineError::SupervisorLost(Some(error))),
+    }
+}
+
+fn spawn_supervisor(config: &Config) -> Result<(PacketSocket, Child), MachineError> {
+    let (program, arguments) =
+        config.supervisor_command.split_first().ok_or_else(|| MachineError::Spawn {
+            program: PathBuf::new(),
+            source: io::Error::other("no supervisor command is configured"),
+        })?;
+    let spawn_error = |source| MachineError::Spawn { program: program.clone(), source };
+    let (ours, theirs) = PacketSocket::pair().map_err(spawn_error)?;
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        // A terminal's Ctrl-C must not reach it before it has a session of its own.
+        .process_group(0)
+        .spawn()
+        .map_err(spawn_error)?;
+    Ok((ours, child))
+}
+
+/// Refuses a guest that the host could not hold: the kernel would kill some process later instead.
+fn check_memory(wanted_mib: u64) -> Result<(), MachineError> {
+    // Without /proc there is nothing to compare with; the machine's own start tells then.
+    let Some(available_mib) =
+        std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_mib(&text))
+    else {
+        return Ok(());
+    };
+    if wanted_mib > available_mib {
+        return Err(MachineError::Memory { wanted_mib, available_mib });
+    }
+    Ok(())
+}
+
+/// `MemAvailable` of proc(5) `meminfo`, in MiB.
+fn available_mib(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? >> 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read_in_mib() {
+        assert_eq!(available_mib("MemTotal: 9 kB\nMemAvailable:    2097152 kB\n"), Some(2048));
+        assert_eq!(available_mib("MemTotal: 9 kB\n"), None);
+    }
+
+    #[test]
+    fn limits_are_checked_before_anything_starts() {
+        let check = |request: MachineRequest| request.check().map_err(|error| error.name);
+        assert_eq!(check(MachineRequest::default()), Ok(()));
+        assert_eq!(check(MachineRequest { vcpu_count: 9, ..Default::default() }), Err("vcpu_count"));
+        assert_eq!(check(MachineRequest { mem_mib: 255, ..Default::default() }), Err("mem_mib"));
+        assert_eq!(check(MachineRequest { ttl_seconds: 59, ..Default::default() }), Err("ttl_seconds"));
+        assert_eq!(check(MachineRequest { disk_mib: Some(1), ..Default::default() }), Err("disk_mib"));
+    }
+
+    #[test]
+    fn ids_are_twelve_lowercase_hex_digits_and_differ() {
+        let (a, b) = (MachineId::random(), MachineId::random());
+        assert!(
+            a.as_str().len() == 12
+                && a.as_str().bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        );
+        assert_ne!(a, b);
+    }
+}

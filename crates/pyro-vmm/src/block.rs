@@ -1,0 +1,54 @@
+//! Copy-on-write disks: an immutable base, sealed deltas on it, and one delta that is written.
+//!
+//! A delta is a sparse file: a header, a table of two bits for each cluster of 64 KiB, then the clusters,
+//! each at its own place, so that there is nothing to allocate and nothing to compact. A cluster either
+//! *falls through* to the layer below, *reads as zeroes*, or is *present* here.
+//!
+//! Nothing is durable before a flush. A flush makes the clusters durable first and the table after them,
+//! so whatever subset of writes a crash leaves behind, the table never names a cluster whose contents
+//! were not durable before. A cluster's bytes in the file mean nothing while the table does not name it,
+//! and are overwritten or punched out before it does.
+//!
+//! Everything here works on files that somebody else opened. A delta has one writer: whoever opens the
+//! file holds a lock on it.
+
+mod format;
+mod layers;
+mod overlay;
+mod storage;
+
+pub use format::{CLUSTER_BYTES, FormatError, LayerId, MAX_DISK_BYTES};
+pub use layers::{Layers, MAX_LAYERS, OpenError};
+pub use overlay::{Durability, IoError, Overlay};
+pub(crate) use storage::MemoryFile;
+pub use storage::Storage;
+
+/// Opens hostile bytes as a delta, once as they are and once behind a header that is right, and uses what
+/// opens. Never panics. For fuzzing.
+#[doc(hidden)]
+pub fn fuzz_delta(bytes: &[u8]) {
+    use_hostile(bytes.to_vec());
+    use_hostile(format::with_valid_header(bytes));
+}
+
+fn use_hostile(bytes: Vec<u8>) {
+    use crate::device::iov::{Source, Target};
+    let file = storage::MemoryFile::new(bytes);
+    let Ok(mut disk) = Overlay::open(Layers::empty(), file, Durability::Durable, u64::MAX) else {
+        return;
+    };
+    let (mut buf, size) = (vec![0u8; 3 * CLUSTER_BYTES as usize], disk.size_bytes());
+    let places = [0, 1, CLUSTER_BYTES - 7, size / 2, size.saturating_sub(buf.len() as u64)];
+    for at in places {
+        let _ = disk.read(&mut Target::from_slice(&mut buf), at);
+        let _ = disk.write_zeroes(at, 70_000);
+        if at < 16 * CLUSTER_BYTES {
+            let _ = disk.write(&Source::from_slice(&buf[..70_000]), at);
+        }
+        let _ = disk.discard(at, 200_000);
+    }
+    let _ = disk.flush();
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! The immutable part of a disk: sealed deltas over a raw base.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+
+use super::format::{self, CLUSTER_BYTES, FormatError, LayerId, State, Table};
+use super::storage::{Storage, read_all};
+use crate::device::iov::Target;
+
+/// The deepest stack. A read asks each layer's table in turn, so depth costs; stacks are flattened long
+/// before.
+pub const MAX_LAYERS: usize = 64;
+
+/// Why a stack of layers cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The bytes are not a delta.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A file could not be read or written.
+    #[error("the disk's file: {0}")]
+    Io(#[from] io::Error),
+    /// A layer that is still written cannot lie under another one.
+    #[error("the delta below is not sealed")]
+    NotSealed,
+    /// A sealed layer cannot be written.
+    #[error("the delta is sealed")]
+    Sealed,
+    /// The delta was made on another one.
+    #[error("the delta belongs on another layer than the one below it")]
+    WrongParent,
+    /// Over [`MAX_LAYERS`].
+    #[error("more than {MAX_LAYERS} layers")]
+    TooMany,
+}
+
+/// A delta with its table.
+pub(super) struct Delta<S> {
+    pub(super) storage: S,
+    pub(super) table: Table,
+    pub(super) size_bytes: u64,
+}
+
+impl<S: Storage> Delta<S> {
+    /// Where a byte of the disk lies in the file.
+    pub(super) fn place(&self, at: u64) -> u64 {
+        format::clusters_offset(self.size_bytes) + at
+    }
+}
+
+/// A read-only stack of layers.
+pub struct Layers<S = File> {
+    /// The raw image at the bottom and its length; shorter than the disk is fine, the rest is zeroes.
+    base: Option<(S, u64)>,
+    /// Bottom first.
+    deltas: Vec<Delta<S>>,
+    top: LayerId,
+    size_bytes: u64,
+}
+
+/// Which layer a cluster is read from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Delta(usize),
+    Base,
+    Zero,
+}
+
+impl<S: Storage> Layers<S> {
+    /// No layer at all: everything reads as zeroes.
+    pub fn empty() -> Self {
+        Layers { base: None, deltas: Vec::new(), top: [0; 16], size_bytes: 0 }
+    }
+
+    /// A raw image. It must not change while any disk is stacked on it.
+    pub fn raw(image: S) -> Result<Self, OpenError> {
+        let len = image.size()?;
+        Ok(Layers { base: Some((image, len)), size_bytes: len, ..Self::empty() })
+    }
+
+    /// Puts a sealed delta on top.
+    pub fn push(mut self, delta: S) -> Result<Self, OpenError> {
+        let (header, table) = format::load(&delta)?;
+        if !header.sealed {
+            return Err(OpenError::NotSealed);
+        }
+        if header.parent != self.top {
+            return Err(OpenError::WrongParent);
+        }
+        if self.deltas.len() == MAX_LAYERS {
+            return Err(OpenError::TooMany);
+        }
+        self.deltas.push(Delta { storage: delta, table, size_bytes: header.size_bytes });
+        self.top = header.id;
+        self.size_bytes = header.size_bytes;
+        Ok(self)
+    }
+
+    /// The size of the disk as its top layer has it.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// The top delta's name, all zero when there is none.
+    pub(super) fn top(&self) -> LayerId {
+        self.top
+    }
+
+    /// Reads at `offset`; beyond every layer there are zeroes.
+    pub fn read(&self, target: &mut Target<'_>, offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(target.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut at = offset;
+        while at < end {
+            let (origin, run_end) = self.run(at, end);
+            let mut part = target.part((at - offset) as usize, (run_end - at) as usize);
+            match origin {
+                Origin::Delta(index) => {
+                    let delta = &self.deltas[index];
+                    read_all(&delta.storage, &mut part, delta.place(at))?;
+                }
+                Origin::Base => self.read_base(&mut part, at)?,
+                Origin::Zero => part.fill_zero(),
+            }
+            at = run_end;
+        }
+        Ok(())
+    }
+
+    /// The origin of the byte at `at`, and how far the same origin reaches.
+    fn run(&self, at: u64, end: u64) -> (Origin, u64) {
+        let origin = self.origin(at / CLUSTER_BYTES);
+        let mut run_end = (at / CLUSTER_BYTES + 1) * CLUSTER_BYTES;
+        while run_end < end && self.origin(run_end / CLUSTER_BYTES) == origin {
+            run_end += CLUSTER_BYTES;
+        }
+        (origin, run_end.min(end))
+    }
+
+    fn origin(&self, cluster: u64) -> Origin {
+        for (index, delta) in self.deltas.iter().enumerate().rev() {
+            match delta.table.get(cluster) {
+                State::Present => return Origin::Delta(index),
+                State::Zero => return Origin::Zero,
+                State::FallsThrough => {}
+            }
+        }
+        match &self.base {
+            Some((_, len)) if cluster * CLUSTER_BYTES < *len => Origin::Base,
+            _ => Origin::Zero,
+        }
+    }
+
+    fn read_base(&self, target: &mut Target<'_>, at: u64) -> io::Result<()> {
+        let Some((base, len)) = &self.base else {
+            target.fill_zero();
+            return Ok(());
+        };
+        let within = len.saturating_sub(at).min(target.len() as u64) as usize;
+        read_all(base, &mut target.part(0, within), at)?;
+        target.part(within, usize::MAX).fill_zero();
+        Ok(())
+    }
+}
+
+/// The clusters that lie wholly within a range of bytes of a disk; the disk's last one may be short.
+pub(super) fn whole_clusters(at: u64, end: u64, size_bytes: u64) -> Range<u64> {
+    let last = if end == size_bytes { format::clusters(size_bytes) } else { end / CLUSTER_BYTES };
+    let first = at.div_ceil(CLUSTER_BYTES);
+    first..last.max(first)
+}

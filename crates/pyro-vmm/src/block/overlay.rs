@@ -1,0 +1,341 @@
+//! The writable disk: one delta over immutable layers.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+
+use super::format::{self, CLUSTER_BYTES, Header, State, Table};
+use super::layers::{Delta, Layers, OpenError, whole_clusters};
+use super::storage::{Storage, read_all, write_all};
+use crate::device::iov::{Source, Target};
+
+/// What a flush is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Flushed data survives the host's crash.
+    Durable,
+    /// The delta dies with the machine, so flushing it to the medium is wasted.
+    Ephemeral,
+}
+
+/// Why an operation on the disk failed.
+#[derive(Debug, thiserror::Error)]
+pub enum IoError {
+    /// The range leaves the disk.
+    #[error("{len} bytes at {at} are beyond the disk's {size_bytes}")]
+    OutOfRange {
+        /// First byte.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+        /// The disk's size.
+        size_bytes: u64,
+    },
+    /// The delta would grow beyond what the disk may write.
+    #[error("the disk may hold {limit_bytes} bytes of changes and is full")]
+    Full {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The host could not read or write.
+    #[error("the disk's file: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A disk that is written.
+pub struct Overlay<S = File> {
+    below: Layers<S>,
+    delta: Delta<S>,
+    header: Header,
+    durability: Durability,
+    limit_bytes: u64,
+    /// Clusters were written or punched since the last flush.
+    unsynced: bool,
+    /// Room for one cluster that is copied up.
+    copy: Vec<u8>,
+}
+
+impl<S: Storage> Overlay<S> {
+    /// Makes an empty delta in `delta`, whose old contents are lost, over `base`. The disk may be larger
+    /// than the base. Costs the same for every size.
+    pub fn create(
+        base: Layers<S>,
+        delta: S,
+        size_bytes: u64,
+        durability: Durability,
+        limit_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let size_bytes = format::check_size(size_bytes)?;
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()))?;
+        let header = Header { size_bytes, id, parent: base.top(), sealed: false };
+        delta.set_len(0)?;
+        delta.set_len(format::clusters_offset(size_bytes) + size_bytes)?;
+        write_all(&delta, &Source::from_slice(&header.emit()), 0)?;
+        let table = Table::new(size_bytes);
+        Ok(Self::assemble(base, delta, header, table, durability, limit_bytes))
+    }
+
+    /// Opens a delta that was made over the same `base`.
+    pub fn open(
+        base: Layers<S>,
+        delta: S,
+        durability: Durability,
+        limit_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let (header, table) = format::load(&delta)?;
+        if header.sealed {
+            return Err(OpenError::Sealed);
+        }
+        if header.parent != base.top() {
+            return Err(OpenError::WrongParent);
+        }
+        Ok(Self::assemble(base, delta, header, table, durability, limit_bytes))
+    }
+
+    fn assemble(
+        below: Layers<S>,
+        storage: S,
+        header: Header,
+        table: Table,
+        durability: Durability,
+        limit_bytes: u64,
+    ) -> Self {
+        let delta = Delta { storage, table, size_bytes: header.size_bytes };
+        Overlay { below, delta, header, durability, limit_bytes, unsynced: false, copy: Vec::new() }
+    }
+
+    /// The disk's size.
+    pub fn size_bytes(&self) -> u64 {
+        self.delta.size_bytes
+    }
+
+    /// What the delta holds, in whole clusters.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.delta.table.present() * CLUSTER_BYTES
+    }
+
+    /// Reads at `at`.
+    pub fn read(&self, target: &mut Target<'_>, at: u64) -> Result<(), IoError> {
+        let range = self.range(at, target.len() as u64)?;
+        let mut at = range.start;
+        while at < range.end {
+            let (state, run_end) = self.run(at, range.end);
+            let mut part = target.part((at - range.start) as usize, (run_end - at) as usize);
+            match state {
+                State::Present => read_all(&self.delta.storage, &mut part, self.delta.place(at))?,
+                State::Zero => part.fill_zero(),
+                State::FallsThrough => self.below.read(&mut part, at)?,
+            }
+            at = run_end;
+        }
+        Ok(())
+    }
+
+    /// Writes at `at`. After an error, any part may have been written.
+    pub fn write(&mut self, source: &Source<'_>, at: u64) -> Result<(), IoError> {
+        let range = self.range(at, source.len() as u64)?;
+        self.check_limit(range.clone())?;
+        let mut at = range.start;
+        while at < range.end {
+            let skip = (at - range.start) as usize;
+            let run_end = self.run_written_in_place(at, range.end);
+            let part = |end: u64| source.part(skip, (end - at) as usize);
+            self.unsynced = true;
+            at = if run_end > at {
+                write_all(&self.delta.storage, &part(run_end), self.delta.place(at))?;
+                self.set_states(at / CLUSTER_BYTES..run_end.div_ceil(CLUSTER_BYTES), State::Present);
+                run_end
+            } else {
+                let end = self.cluster_end(at).min(range.end);
+                self.write_partly(&part(end), at)?;
+                end
+            };
+        }
+        Ok(())
+    }
+
+    /// Makes the whole clusters within the range read as zeroes and gives their space back. What is only
+    /// part of a cluster stays as it is.
+    pub fn discard(&mut self, at: u64, len: u64) -> Result<(), IoError> {
+        let range = self.range(at, len)?;
+        self.zero_clusters(whole_clusters(range.start, range.end, self.size_bytes()))
+    }
+
+    /// Makes exactly the range read as zeroes.
+    pub fn write_zeroes(&mut self, at: u64, len: u64) -> Result<(), IoError> {
+        let range = self.range(at, len)?;
+        let whole = whole_clusters(range.start, range.end, self.size_bytes());
+        if whole.is_empty() {
+            let middle = self.cluster_end(range.start).min(range.end);
+            self.zero_partly(range.start..middle)?;
+            return self.zero_partly(middle..range.end);
+        }
+        self.zero_partly(range.start..whole.start * CLUSTER_BYTES)?;
+        let tail = (whole.end * CLUSTER_BYTES).min(range.end);
+        self.zero_clusters(whole)?;
+        self.zero_partly(tail..range.end)
+    }
+
+    /// Makes everything written so far durable: first the clusters, then the table that names them.
+    pub fn flush(&mut self) -> Result<(), IoError> {
+        if self.durability == Durability::Ephemeral {
+            return Ok(());
+        }
+        if self.unsynced {
+            self.delta.storage.sync()?;
+            self.unsynced = false;
+        }
+        if self.delta.table.is_dirty() {
+            self.write_table()?;
+            self.delta.storage.sync()?;
+            self.delta.table.mark_clean();
+        }
+        Ok(())
+    }
+
+    /// Ends the writing for good and gives the file back, to lie under another delta.
+    pub fn seal(mut self) -> Result<S, IoError> {
+        if self.durability == Durability::Ephemeral {
+            self.write_table()?;
+        }
+        self.flush()?;
+        let header = Header { sealed: true, ..self.header };
+        write_all(&self.delta.storage, &Source::from_slice(&header.emit()), 0)?;
+        if self.durability == Durability::Durable {
+            self.delta.storage.sync()?;
+        }
+        Ok(self.delta.storage)
+    }
+
+    /// Lets go of the disk as a crash would, and gives its file back.
+    #[cfg(test)]
+    pub(super) fn into_storage(self) -> S {
+        self.delta.storage
+    }
+
+    fn write_table(&self) -> Result<(), IoError> {
+        for (at, bytes) in self.delta.table.dirty_runs() {
+            write_all(&self.delta.storage, &Source::from_slice(bytes), at)?;
+        }
+        Ok(())
+    }
+
+    fn range(&self, at: u64, len: u64) -> Result<Range<u64>, IoError> {
+        let size_bytes = self.size_bytes();
+        let end = at.checked_add(len).filter(|end| *end <= size_bytes);
+        end.map(|end| at..end).ok_or(IoError::OutOfRange { at, len, size_bytes })
+    }
+
+    fn check_limit(&self, range: Range<u64>) -> Result<(), IoError> {
+        let touched = range.start / CLUSTER_BYTES..range.end.div_ceil(CLUSTER_BYTES);
+        let new = touched.filter(|cluster| self.delta.table.get(*cluster) != State::Present).count() as u64;
+        if new > 0 && self.allocated_bytes() + new * CLUSTER_BYTES > self.limit_bytes {
+            return Err(IoError::Full { limit_bytes: self.limit_bytes });
+        }
+        Ok(())
+    }
+
+    /// Where the cluster with the byte `at` ends.
+    fn cluster_end(&self, at: u64) -> u64 {
+        ((at / CLUSTER_BYTES + 1) * CLUSTER_BYTES).min(self.size_bytes())
+    }
+
+    /// The state of the byte at `at`, and how far the same state reaches.
+    fn run(&self, at: u64, end: u64) -> (State, u64) {
+        let state = self.delta.table.get(at / CLUSTER_BYTES);
+        let mut run_end = self.cluster_end(at);
+        while run_end < end && self.delta.table.get(run_end / CLUSTER_BYTES) == state {
+            run_end = self.cluster_end(run_end);
+        }
+        (state, run_end.min(end))
+    }
+
+    /// How far from `at` clusters follow that are present already or written whole.
+    fn run_written_in_place(&self, at: u64, end: u64) -> u64 {
+        let mut run_end = at;
+        while run_end < end {
+            let cluster_end = self.cluster_end(run_end);
+            let whole = run_end.is_multiple_of(CLUSTER_BYTES) && cluster_end <= end;
+            if !whole && self.delta.table.get(run_end / CLUSTER_BYTES) != State::Present {
+                break;
+            }
+            run_end = cluster_end.min(end);
+        }
+        run_end
+    }
+
+    /// Writes part of a cluster that is not present, and makes it so.
+    fn write_partly(&mut self, source: &Source<'_>, at: u64) -> Result<(), IoError> {
+        let cluster = at / CLUSTER_BYTES;
+        let (start, end) = (cluster * CLUSTER_BYTES, self.cluster_end(at));
+        let mut copy = std::mem::take(&mut self.copy);
+        copy.resize((end - start) as usize, 0);
+        if self.delta.table.get(cluster) == State::FallsThrough {
+            self.below.read(&mut Target::from_slice(&mut copy), start)?;
+        } else {
+            copy.fill(0);
+        }
+        let (head, tail) = copy.split_at((at - start) as usize);
+        let tail = &tail[source.len()..];
+        if is_zero(head) && is_zero(tail) {
+            // Stays sparse; and what a crash may have left of an earlier write is gone.
+            self.delta.storage.punch(self.delta.place(start), end - start)?;
+            write_all(&self.delta.storage, source, self.delta.place(at))?;
+        } else {
+            let mut whole = Source::from_slice(head);
+            whole.append(source.clone());
+            whole.push_slice(tail);
+            write_all(&self.delta.storage, &whole, self.delta.place(start))?;
+        }
+        self.copy = copy;
+        self.delta.table.set(cluster, State::Present);
+        Ok(())
+    }
+
+    fn zero_clusters(&mut self, clusters: Range<u64>) -> Result<(), IoError> {
+        let mut first = clusters.start;
+        while first < clusters.end {
+            let state = self.delta.table.get(first);
+            let same = |cluster: &u64| self.delta.table.get(*cluster) == state;
+            let end = first + (first..clusters.end).take_while(same).count() as u64;
+            if state == State::Present {
+                let (from, to) = (first * CLUSTER_BYTES, (end * CLUSTER_BYTES).min(self.size_bytes()));
+                self.unsynced = true;
+                self.delta.storage.punch(self.delta.place(from), to - from)?;
+            }
+            self.set_states(first..end, State::Zero);
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// Zeroes a range within one cluster.
+    fn zero_partly(&mut self, range: Range<u64>) -> Result<(), IoError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let len = range.end - range.start;
+        match self.delta.table.get(range.start / CLUSTER_BYTES) {
+            State::Zero => Ok(()),
+            State::Present => {
+                self.unsynced = true;
+                Ok(self.delta.storage.punch(self.delta.place(range.start), len)?)
+            }
+            State::FallsThrough => {
+                let zeroes = vec![0; len as usize];
+                self.write(&Source::from_slice(&zeroes), range.start)
+            }
+        }
+    }
+
+    fn set_states(&mut self, clusters: Range<u64>, state: State) {
+        clusters.for_each(|cluster| self.delta.table.set(cluster, state));
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let words = bytes.chunks_exact(8);
+    let rest = words.remainder();
+    words.into_iter().all(|word| word == [0; 8]) && rest.iter().all(|byte| *byte == 0)
+}

@@ -1,0 +1,128 @@
+//! Scatter-gather lists over memory that somebody else may change at any time.
+//!
+//! Such memory is never borrowed as a Rust slice: it is copied byte by byte or handed to the kernel. A
+//! [`Source`] is read from, a [`Target`] is written to; both may lie in guest memory or in ours.
+
+use std::marker::PhantomData;
+
+mod sys;
+#[cfg(test)]
+mod tests;
+
+pub use sys::{FileIo, SocketIo};
+
+/// Memory to read from, in pieces.
+#[derive(Clone)]
+pub struct Source<'a> {
+    pieces: Pieces,
+    lives: PhantomData<&'a [u8]>,
+}
+
+/// Memory to write to, in pieces.
+pub struct Target<'a> {
+    pieces: Pieces,
+    lives: PhantomData<&'a mut [u8]>,
+}
+
+#[derive(Clone, Default)]
+struct Pieces {
+    vecs: Vec<libc::iovec>,
+    len: usize,
+}
+
+impl Pieces {
+    fn push(&mut self, piece: libc::iovec) {
+        if piece.iov_len > 0 {
+            self.len += piece.iov_len;
+            self.vecs.push(piece);
+        }
+    }
+
+    /// The part from `skip` on, at most `len` bytes long.
+    fn part(&self, mut skip: usize, len: usize) -> Pieces {
+        let mut part = Pieces::default();
+        for piece in &self.vecs {
+            let wanted = len - part.len;
+            if wanted == 0 {
+                break;
+            }
+            if skip >= piece.iov_len {
+                skip -= piece.iov_len;
+                continue;
+            }
+            let base = piece.iov_base.cast::<u8>().wrapping_add(skip).cast();
+            part.push(libc::iovec { iov_base: base, iov_len: (piece.iov_len - skip).min(wanted) });
+            skip = 0;
+        }
+        part
+    }
+}
+
+impl<'a> Source<'a> {
+    /// No memory at all.
+    pub fn empty() -> Self {
+        Source { pieces: Pieces::default(), lives: PhantomData }
+    }
+
+    /// The bytes of a slice.
+    pub fn from_slice(bytes: &'a [u8]) -> Self {
+        let mut source = Self::empty();
+        source.push_slice(bytes);
+        source
+    }
+
+    /// Appends the bytes of a slice.
+    pub fn push_slice(&mut self, bytes: &'a [u8]) {
+        self.pieces.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+    }
+
+    /// Appends another source.
+    pub fn append(&mut self, other: Source<'a>) {
+        other.pieces.vecs.into_iter().for_each(|piece| self.pieces.push(piece));
+    }
+
+    /// Bytes in all pieces.
+    pub fn len(&self) -> usize {
+        self.pieces.len
+    }
+
+    /// True when there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.len == 0
+    }
+
+    /// The part from `skip` on, at most `len` bytes long.
+    pub fn part(&self, skip: usize, len: usize) -> Source<'a> {
+        Source { pieces: self.pieces.part(skip, len), lives: PhantomData }
+    }
+}
+
+impl<'a> Target<'a> {
+    /// No memory at all.
+    pub fn empty() -> Self {
+        Target { pieces: Pieces::default(), lives: PhantomData }
+    }
+
+    /// The bytes of a slice.
+    pub fn from_slice(bytes: &'a mut [u8]) -> Self {
+        let mut target = Self::empty();
+        target.pieces.push(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
+        target
+    }
+
+    /// Bytes in all pieces.
+    pub fn len(&self) -> usize {
+        self.pieces.len
+    }
+
+    /// True when there is nothing to write to.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.len == 0
+    }
+
+    /// The part from `skip` on, at most `len` bytes long. It borrows this target, so that no two parts are
+    /// in use at a time.
+    pub fn part(&mut self, skip: usize, len: usize) -> Target<'_> {
+        Target { pieces: self.pieces.part(skip, len), lives: PhantomData }
+    }
+}

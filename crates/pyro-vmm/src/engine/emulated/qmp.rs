@@ -1,0 +1,172 @@
+//! QEMU's monitor: what the emulator says of the machine's end.
+//!
+//! The protocol is QEMU's `docs/interop/qmp-spec.txt`: lines of JSON. The guest cannot write here, yet lines
+//! are bounded: QEMU is not trusted with this process's memory.
+
+use serde::Deserialize;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use crate::limits;
+
+/// What matters of the monitor's messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MonitorEvent {
+    /// The emulator has set the machine up and talks to us.
+    Ready {
+        /// The emulator's version.
+        version: String,
+    },
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The guest reset itself: a reboot, or a panic that ends in one.
+    Reset,
+    /// Something outside the guest ended the emulator.
+    Ended,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    #[serde(rename = "QMP")]
+    greeting: Option<Greeting>,
+    #[serde(rename = "return")]
+    answer: Option<serde_json::Value>,
+    event: Option<String>,
+    data: Option<Shutdown>,
+}
+
+#[derive(Deserialize)]
+struct Shutdown {
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Greeting {
+    version: Version,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    qemu: Numbers,
+}
+
+#[derive(Deserialize)]
+struct Numbers {
+    major: u32,
+    minor: u32,
+    micro: u32,
+}
+
+/// A connection to the monitor.
+pub(crate) struct Monitor {
+    stream: UnixStream,
+    line: Vec<u8>,
+    version: String,
+    /// Read, but not looked at yet: a reader takes one event at a time.
+    unread: VecDeque<u8>,
+}
+
+impl Monitor {
+    /// Leaves the monitor's negotiation behind, so that events come.
+    pub(crate) fn open(mut stream: UnixStream) -> io::Result<Self> {
+        stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, line: Vec::new(), version: String::new(), unread: VecDeque::new() })
+    }
+
+    /// Reads what is there; the first event that matters, if one came. Call again until there is none:
+    /// more may have been read from the descriptor than was looked at.
+    pub(crate) fn read(&mut self) -> io::Result<Option<MonitorEvent>> {
+        let mut bytes = [0; 4096];
+        loop {
+            if let Some(event) = self.take_event()? {
+                return Ok(Some(event));
+            }
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => self.unread.extend(&bytes[..len]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn take_event(&mut self) -> io::Result<Option<MonitorEvent>> {
+        while let Some(byte) = self.unread.pop_front() {
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                if let Some(event) = self.parse(&line) {
+                    return Ok(Some(event));
+                }
+                continue;
+            }
+            self.line.push(byte);
+            if self.line.len() > limits::MAX_QMP_LINE_BYTES {
+                return Err(io::Error::other("the emulator's monitor sent an endless line"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn parse(&mut self, line: &[u8]) -> Option<MonitorEvent> {
+        let message: Message = serde_json::from_slice(line).ok()?;
+        if let Some(Greeting { version: Version { qemu } }) = message.greeting {
+            self.version = format!("{}.{}.{}", qemu.major, qemu.minor, qemu.micro);
+        }
+        if message.answer.is_some() {
+            return Some(MonitorEvent::Ready { version: self.version.clone() });
+        }
+        if message.event.as_deref() != Some("SHUTDOWN") {
+            return None;
+        }
+        match message.data?.reason?.as_str() {
+            "guest-shutdown" => Some(MonitorEvent::PoweredOff),
+            "guest-reset" | "guest-panic" => Some(MonitorEvent::Reset),
+            _ => Some(MonitorEvent::Ended),
+        }
+    }
+}
+
+/// A monitor that says `bytes`; what is not read until its end was refused.
+pub(crate) fn fuzz_monitor(bytes: &[u8]) -> io::Result<()> {
+    let (near, mut far) = UnixStream::pair()?;
+    let mut monitor = Monitor::open(near)?;
+    far.set_nonblocking(true)?;
+    far.write_all(bytes)?;
+    drop(far);
+    loop {
+        monitor.read()?;
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shutdown_events_tell_their_reason_and_all_else_is_passed_over() {
+        let (ours, mut qemu) = UnixStream::pair().unwrap();
+        let mut monitor = Monitor::open(ours).unwrap();
+        assert_eq!(monitor.read().unwrap(), None);
+        qemu.write_all(b"{\"QMP\":{\"version\":{\"qemu\":{\"micro\":22,\"minor\":2,\"major\":7}}}}\r\n")
+            .unwrap();
+        assert_eq!(monitor.read().unwrap(), None);
+        // Two lines at once are two events.
+        qemu.write_all(b"{\"return\":{}}\r\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,").unwrap();
+        assert_eq!(monitor.read().unwrap(), Some(MonitorEvent::Ready { version: "7.2.22".to_owned() }));
+        assert_eq!(monitor.read().unwrap(), None);
+        qemu.write_all(b"\"reason\":\"guest-shutdown\"}}\r\n").unwrap();
+        assert_eq!(monitor.read().unwrap(), Some(MonitorEvent::PoweredOff));
+        qemu.write_all(&vec![b'x'; limits::MAX_QMP_LINE_BYTES + 2]).unwrap();
+        assert!(monitor.read().is_err());
+        drop(qemu);
+    }
+}

@@ -1,0 +1,198 @@
+//! What confines a machine's processes, and the report of what is really in force.
+//!
+//! ```text
+//! (host: namespaces, descriptors) -> prepare -> confine_engine -> close -> report
+//! ```
+//! The host starts the process in namespaces of its own where it may. [`Jail::prepare`] does what the engine
+//! inherits, [`Jail::confine_engine`] adds what the engine's process does to itself before it becomes the
+//! engine, and [`Jail::close`] takes everything else from this process. Each step that a host does not allow
+//! is left out and named in the report; only the system call filter is indispensable.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::protocol::{SeccompAction, fds};
+
+mod attempt;
+mod landlock;
+mod report;
+mod root;
+mod seccomp;
+mod status;
+mod sys;
+
+pub use attempt::Attempt;
+pub use report::*;
+
+/// Descriptors of this process: the loop's own, and one per stream of the guest.
+const VMM_DESCRIPTORS: u64 = 4096;
+/// Descriptors of the engine: sockets, queues' notifiers, memory.
+const ENGINE_DESCRIPTORS: u64 = 256;
+
+/// Why the jail cannot be closed.
+#[derive(Debug, thiserror::Error)]
+pub enum JailError {
+    /// The system call filter is not in force, and without it nothing runs.
+    #[error("the system call filter is refused: {0}")]
+    Seccomp(String),
+    /// A step that every host allows failed.
+    #[error("{step}: {source}")]
+    Os {
+        /// What was tried.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The jail of this process and of its engine, while it is being built and after.
+pub struct Jail {
+    host_namespaces: NamespaceIds,
+    seccomp: SeccompAction,
+    vmm: ProcessJail,
+    vmm_status: Option<File>,
+    engine: Option<EngineJail>,
+}
+
+struct EngineJail {
+    jail: ProcessJail,
+    status: Option<File>,
+    /// One byte comes when Landlock is in force in the engine's process.
+    landlock: Option<(OwnedFd, u32)>,
+}
+
+impl Jail {
+    /// First step, before there is anything to inherit.
+    pub fn prepare(host_namespaces: NamespaceIds, seccomp: SeccompAction) -> Result<Self, JailError> {
+        let os = |step| move |source| JailError::Os { step, source };
+        sys::die_with_parent().map_err(os("tie the process to the host's"))?;
+        // The kernel may lack it; descriptors of the host are close-on-exec besides.
+        let _ = sys::close_from(fds::FIRST_FREE);
+        sys::forbid_new_privileges().map_err(os("forbid new privileges"))?;
+        let mut vmm = ProcessJail::default();
+        limit(&mut vmm, Resource::Core, 0);
+        limit(&mut vmm, Resource::Nofile, VMM_DESCRIPTORS);
+        limit(&mut vmm, Resource::Memlock, 0);
+        let vmm_status = File::open("/proc/self/status").ok();
+        if vmm_status.is_none() {
+            vmm.missing.push("/proc cannot be read: most of this report is unknown".into());
+        }
+        vmm.namespaces = NamespaceIds::of_this_process().own(host_namespaces);
+        Ok(Self { host_namespaces, seccomp, vmm, vmm_status, engine: None })
+    }
+
+    /// Adds to `command` what the engine's process does to itself before it becomes `program`. It may read
+    /// `readable` beside its own files.
+    pub fn confine_engine(&mut self, command: &mut Command, program: &Path, readable: &[BorrowedFd<'_>]) {
+        let mut jail = ProcessJail::default();
+        let (ruleset, abi) = match landlock::for_engine(program, readable) {
+            Ok((ruleset, abi)) => (Some(ruleset), abi),
+            Err(why) => {
+                jail.missing.push(format!("landlock: {why}"));
+                (None, 0)
+            }
+        };
+        let confirm = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok();
+        let (landlock, confirm) = match confirm {
+            Some((reader, writer)) => (Some((reader, abi)), Some(writer)),
+            None => (None, None),
+        };
+        let mut ruleset = ruleset;
+        sys::before_exec(command, move || {
+            sys::die_with_parent()?;
+            let _ = set_limit(Resource::Nofile, ENGINE_DESCRIPTORS);
+            let _ = sys::drop_capabilities();
+            let enforced = ruleset.take().is_some_and(landlock::enforce);
+            if let (true, Some(confirm)) = (enforced, &confirm) {
+                let _ = rustix::io::write(confirm, b"1");
+            }
+            Ok(())
+        });
+        self.engine = Some(EngineJail { jail, status: None, landlock });
+    }
+
+    /// Opens what tells about the engine's process later, when this one can open nothing any more.
+    pub fn watch_engine(&mut self, pidfd: BorrowedFd<'_>) {
+        let Some(engine) = &mut self.engine else { return };
+        // The process ids of `/proc` are the host's, which differ from those of this namespace.
+        let Some(pid) = status::pid_behind(pidfd) else {
+            engine.jail.missing.push("the engine's /proc entry cannot be found".into());
+            return;
+        };
+        engine.status = File::open(format!("/proc/{pid}/status")).ok();
+        let ids = NamespaceIds::read(&format!("/proc/{pid}/ns"));
+        engine.jail.namespaces = ids.own(self.host_namespaces);
+        engine.jail.limits = status::limits(&format!("/proc/{pid}/limits"));
+    }
+
+    /// Last step: from here on this process works with what it has open.
+    pub fn close(&mut self) -> Result<(), JailError> {
+        self.vmm.limits = own_limits();
+        let missing = &mut self.vmm.missing;
+        match root::empty() {
+            Ok(()) => self.vmm.empty_root = true,
+            Err(why) => missing.push(format!("empty root: {why}")),
+        }
+        if let Err(error) = sys::drop_capabilities() {
+            missing.push(format!("capabilities: {error}"));
+        }
+        match sys::forbid_dumps() {
+            Ok(()) => self.vmm.undumpable = Some(true),
+            Err(error) => missing.push(format!("dumpable: {error}")),
+        }
+        match landlock::for_vmm().map(|(ruleset, abi)| (landlock::enforce(ruleset), abi)) {
+            Ok((true, abi)) => self.vmm.landlock = Landlock::Enforced { abi },
+            Ok((false, _)) => missing.push("landlock: the rules are not in force".into()),
+            Err(why) => missing.push(format!("landlock: {why}")),
+        }
+        // Changing credentials clears it.
+        sys::die_with_parent()
+            .map_err(|source| JailError::Os { step: "tie the process to the host's", source })?;
+        seccomp::apply(self.seccomp).map_err(JailError::Seccomp)
+    }
+
+    /// What is in force now, as the kernel tells it.
+    pub fn report(&self) -> JailReport {
+        let mut vmm = self.vmm.clone();
+        status::observe(&mut vmm, self.vmm_status.as_ref());
+        let engine = self.engine.as_ref().map(|engine| {
+            let mut jail = engine.jail.clone();
+            status::observe(&mut jail, engine.status.as_ref());
+            if let Some((confirm, abi)) = &engine.landlock
+                && rustix::io::read(confirm, &mut [0u8; 1]).is_ok_and(|len| len == 1)
+            {
+                jail.landlock = Landlock::Enforced { abi: *abi };
+            }
+            jail
+        });
+        JailReport { vmm, engine }
+    }
+}
+
+fn limit(jail: &mut ProcessJail, resource: Resource, value: u64) {
+    if let Err(errno) = set_limit(resource, value) {
+        jail.missing.push(format!("limit {resource:?}: {errno}"));
+    }
+}
+
+/// Lowers a limit, soft and hard; never raises one.
+fn set_limit(resource: Resource, value: u64) -> rustix::io::Result<()> {
+    let value = getrlimit(resource).maximum.map_or(value, |hard| hard.min(value));
+    setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
+}
+
+fn own_limits() -> Vec<Limit> {
+    let limit = |name: &str, resource| {
+        getrlimit(resource).maximum.map(|value| Limit { name: name.to_owned(), value })
+    };
+    [limit("core", Resource::Core), limit("nofile", Resource::Nofile), limit("memlock", Resource::Memlock)]
+        .into_iter()
+        .flatten()
+        .collect()
+}

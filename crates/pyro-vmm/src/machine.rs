@@ -1,0 +1,328 @@
+//! The host's side of a machine: start its jailed process, hand it descriptors, hear what becomes of it.
+//!
+//! ```text
+//! spawn ── Event::Started ── (running) ── Event::Exited
+//!    └──────────────────────────────────── Event::Exited      (it did not start)
+//! ```
+//! Every machine ends with exactly one [`Event::Exited`]; where the process could not send it, it is made
+//! here from the way the process ended. The process and the engine below it die with this process, and with
+//! the [`Machine`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use crate::engine::EngineSpec;
+use crate::jail::{Attempt, JailReport, NamespaceIds};
+use crate::limits;
+use crate::protocol::channel::{self, Message, Received};
+use crate::protocol::{self, Config, ConfigError, Event, ExitReason, Order, Request, SeccompAction, fds};
+
+mod process;
+mod sys;
+
+use process::Process;
+pub use process::ProcessEnd;
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct MachineSpec {
+    /// The `pyro-vmm` program.
+    pub vmm_binary: PathBuf,
+    /// What runs the vCPUs.
+    pub engine: EngineSpec,
+    /// Number of vCPUs, 1 to 8.
+    pub vcpu_count: u8,
+    /// Guest memory, 256 to 32768 MiB.
+    pub mem_mib: u32,
+    /// The guest kernel: an uncompressed ELF image with a PVH entry.
+    pub kernel: File,
+    /// The initramfs.
+    pub initramfs: File,
+    /// The root disk, `/dev/vda`.
+    pub disk: DiskSpec,
+    /// The guest's vsock address, 3 or more. Machines do not see each other, so all may have the same.
+    pub guest_cid: u32,
+    /// Host ports that the guest may connect to; a connection to another is refused.
+    pub host_ports: Vec<u32>,
+    /// Words added to the kernel command line.
+    pub boot_args: Vec<String>,
+    /// What a system call outside the filter does.
+    pub seccomp: SeccompAction,
+    /// Where the jailed process's own standard error goes; `None` is nowhere.
+    pub log: Option<File>,
+}
+
+/// A root disk: an immutable image below a writable layer.
+#[derive(Debug)]
+pub struct DiskSpec {
+    /// The raw image, open for reading; its length is the disk's.
+    pub base: File,
+    /// The writable layer, open for reading and writing; empty for a new one.
+    pub delta: File,
+    /// The most bytes that the layer may take; `None` is the disk's own size.
+    pub limit_bytes: Option<u64>,
+}
+
+/// Why a machine was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// A value of the specification is out of range.
+    #[error("machine specification is not valid")]
+    Spec(#[from] ConfigError),
+    /// The program is missing or may not be executed.
+    #[error("cannot execute {path}")]
+    Execute {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program does not get as far as its jail.
+    #[error("the machine program gave no report on its jail: {0}")]
+    Jail(String),
+    /// A socket, process or descriptor could not be made.
+    #[error("cannot {action}")]
+    Os {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl SpawnError {
+    fn os(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Os { action, source }
+    }
+}
+
+/// A machine's jailed process. Dropping it ends the machine.
+#[derive(Debug)]
+pub struct Machine {
+    process: Process,
+    channel: HostChannel,
+    control: OwnedFd,
+    exited: bool,
+}
+
+impl Machine {
+    /// Starts the process and returns; [`Event::Started`] or [`Event::Exited`] follows.
+    pub fn spawn(spec: MachineSpec) -> Result<Self, SpawnError> {
+        let config = config_of(&spec);
+        config.check()?;
+        let (control, control_far) = seqpacket_pair().map_err(SpawnError::os("make the control socket"))?;
+        let (channel, channel_far) = seqpacket_pair().map_err(SpawnError::os("make the host channel"))?;
+        let null = open_null()?;
+        // Before the process exists, so that its first read finds it.
+        send_order(&control, &Order::Run(config))?;
+        let process = Process::spawn(&process::Program {
+            path: &spec.vmm_binary,
+            map: &[
+                (null.as_fd(), 0),
+                (null.as_fd(), 1),
+                (spec.log.as_ref().unwrap_or(&null).as_fd(), 2),
+                (control_far.as_fd(), fds::CONTROL),
+                (channel_far.as_fd(), fds::CHANNEL),
+                (spec.kernel.as_fd(), fds::KERNEL),
+                (spec.initramfs.as_fd(), fds::INITRAMFS),
+                (spec.disk.base.as_fd(), fds::DISK_BASE),
+                (spec.disk.delta.as_fd(), fds::DISK_DELTA),
+            ],
+        })?;
+        Ok(Self { process, channel: HostChannel { socket: channel }, control, exited: false })
+    }
+
+    /// Streams to and from the guest.
+    pub fn channel(&self) -> &HostChannel {
+        &self.channel
+    }
+
+    /// The next event if there is one. Poll [`Machine::events_fd`] for readability; after
+    /// [`Event::Exited`] there is none.
+    pub fn try_next_event(&mut self) -> Option<Event> {
+        if self.exited {
+            return None;
+        }
+        let event = self.receive_event()?;
+        self.exited = matches!(event, Event::Exited { .. });
+        Some(event)
+    }
+
+    /// Readable when [`Machine::try_next_event`] has something to say, end of the process included.
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// Asks for the last console output; [`Event::Console`] answers. `false` when the machine has ended.
+    pub fn request_console_tail(&self) -> bool {
+        let request = serde_json::to_vec(&Request::ConsoleTail).expect("a unit variant serialises");
+        rustix::net::send(&self.control, &request, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
+    }
+
+    /// Process id of the jailed process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Ends the machine at once, the engine included. Harmless when it has ended.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Waits until the process has ended.
+    pub fn wait(&mut self) -> ProcessEnd {
+        self.process.wait()
+    }
+
+    /// Becomes readable when the process has ended.
+    pub fn process_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    fn receive_event(&mut self) -> Option<Event> {
+        let mut bytes = vec![0u8; limits::MAX_EVENT_BYTES];
+        let received = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(&self.control, &mut bytes[..], RecvFlags::DONTWAIT)
+        });
+        match received {
+            Ok((len, _)) if len > 0 => Some(match serde_json::from_slice(&bytes[..len]) {
+                Ok(event) => event,
+                // The process no longer behaves as ours.
+                Err(error) => {
+                    self.process.kill();
+                    exited(ExitReason::VmmFailed { message: format!("event does not parse: {error}") })
+                }
+            }),
+            Err(rustix::io::Errno::AGAIN) => None,
+            // End of file: the process is gone or about to be.
+            Ok(_) | Err(_) => {
+                let end = self.process.wait_or_kill(limits::ENGINE_EXIT);
+                Some(exited(ExitReason::VmmDied { status: end.to_string() }))
+            }
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.process.kill();
+        self.process.wait();
+    }
+}
+
+/// Lets `vmm_binary` close its jail without a machine, and tell what is in force on this host.
+pub fn probe_jail(vmm_binary: &Path) -> Result<JailReport, SpawnError> {
+    probe_jail_with(vmm_binary, SeccompAction::Kill, None).0
+}
+
+/// The same; inside the closed jail the process then makes a forbidden attempt. Also tells how it ended.
+pub fn probe_jail_with(
+    vmm_binary: &Path,
+    seccomp: SeccompAction,
+    attempt: Option<Attempt>,
+) -> (Result<JailReport, SpawnError>, ProcessEnd) {
+    let order = Order::Probe { host_namespaces: NamespaceIds::of_this_process(), seccomp, attempt };
+    let started = probe_process(vmm_binary, &order);
+    let (control, mut process) = match started {
+        Ok(started) => started,
+        Err(error) => return (Err(error), ProcessEnd::Unknown),
+    };
+    let mut bytes = vec![0u8; limits::MAX_EVENT_BYTES];
+    let received =
+        rustix::io::retry_on_intr(|| rustix::net::recv(&control, &mut bytes[..], RecvFlags::empty()));
+    let end = process.wait_or_kill(limits::ENGINE_EXIT);
+    let event = received.ok().and_then(|(len, _)| serde_json::from_slice(&bytes[..len]).ok());
+    let report = match event {
+        Some(Event::Started(started)) => Ok(started.jail),
+        Some(Event::Exited { reason, .. }) => Err(SpawnError::Jail(reason.to_string())),
+        Some(Event::Console { .. }) | None => Err(SpawnError::Jail(format!("it ended with {end}"))),
+    };
+    (report, end)
+}
+
+fn probe_process(vmm_binary: &Path, order: &Order) -> Result<(OwnedFd, Process), SpawnError> {
+    let (control, far) = seqpacket_pair().map_err(SpawnError::os("make the control socket"))?;
+    let null = open_null()?;
+    send_order(&control, order)?;
+    let map = [(null.as_fd(), 0), (null.as_fd(), 1), (null.as_fd(), 2), (far.as_fd(), fds::CONTROL)];
+    let process = Process::spawn(&process::Program { path: vmm_binary, map: &map })?;
+    Ok((control, process))
+}
+
+fn open_null() -> Result<File, SpawnError> {
+    File::options().read(true).write(true).open("/dev/null").map_err(SpawnError::os("open /dev/null"))
+}
+
+fn exited(reason: ExitReason) -> Event {
+    Event::Exited { reason, console_tail: Vec::new() }
+}
+
+/// Streams between the host and one guest. Both directions are stream sockets; a refused connection is one
+/// that ends at once.
+#[derive(Debug)]
+pub struct HostChannel {
+    socket: OwnedFd,
+}
+
+impl HostChannel {
+    /// Opens a stream to a guest port. It ends at once when nobody listens there.
+    pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        let (near, far) = UnixStream::pair()?;
+        channel::send(self.socket.as_fd(), Message::Connect(port), far.as_fd())?;
+        Ok(near)
+    }
+
+    /// The next stream that the guest opened, with the host port. Poll [`AsFd::as_fd`] for readability.
+    /// An error means that the machine has ended.
+    pub fn try_accept(&self) -> io::Result<Option<(u32, UnixStream)>> {
+        match channel::receive(self.socket.as_fd())? {
+            Received::Message(Message::Accepted(port), stream) => Ok(Some((port, stream))),
+            Received::Message(Message::Connect(port), _) => {
+                Err(io::Error::other(format!("machine asks the host to connect to port {port}")))
+            }
+            Received::Nothing => Ok(None),
+            Received::Closed => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+}
+
+impl AsFd for HostChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn send_order(control: &OwnedFd, order: &Order) -> Result<(), SpawnError> {
+    let order = serde_json::to_vec(order).map_err(ConfigError::Json)?;
+    rustix::net::send(control, &order, SendFlags::NOSIGNAL)
+        .map_err(|errno| SpawnError::os("send the order")(errno.into()))?;
+    Ok(())
+}
+
+fn config_of(spec: &MachineSpec) -> Config {
+    let EngineSpec::Emulated { qemu } = &spec.engine;
+    Config {
+        version: protocol::VERSION,
+        engine: protocol::EngineConfig::Emulated {
+            qemu: String::from_utf8_lossy(qemu.as_os_str().as_bytes()).into_owned(),
+        },
+        vcpu_count: spec.vcpu_count,
+        mem_mib: spec.mem_mib,
+        disk_limit_bytes: spec.disk.limit_bytes,
+        guest_cid: spec.guest_cid,
+        host_ports: spec.host_ports.clone(),
+        boot_args: spec.boot_args.clone(),
+        seccomp: spec.seccomp,
+        host_namespaces: NamespaceIds::of_this_process(),
+    }
+}
+
+fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}

@@ -1,0 +1,84 @@
+//! The guest's serial console, kept as a bounded log.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use crate::device::console::ConsoleLog;
+use crate::limits;
+use crate::protocol::ExitReason;
+
+/// What the kernel writes when it gives up; its reason follows on the same line.
+const PANIC_MARK: &str = "Kernel panic - not syncing: ";
+/// What the kernel writes before it resets the CPU on purpose.
+const RESTART_MARK: &str = "reboot: Restarting system";
+
+/// The host's end of the serial line.
+pub(super) struct ConsoleReader {
+    stream: UnixStream,
+    log: ConsoleLog,
+}
+
+impl ConsoleReader {
+    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, log: ConsoleLog::new(limits::CONSOLE_TAIL_BYTES) })
+    }
+
+    /// Takes a bounded part of what is there; tells whether there was anything.
+    pub(super) fn read(&mut self) -> io::Result<bool> {
+        let mut bytes = [0; limits::CONSOLE_READ_BYTES];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(len) => {
+                self.log.push(&bytes[..len]);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn tail(&self) -> Vec<u8> {
+        self.log.tail(limits::CONSOLE_TAIL_BYTES)
+    }
+
+    /// Why the guest's CPU was reset, by what its kernel wrote. A guest can write so itself; it only lies
+    /// about its own end.
+    pub(super) fn reset_reason(&self) -> ExitReason {
+        reset_reason(&String::from_utf8_lossy(&self.tail()))
+    }
+}
+
+impl AsFd for ConsoleReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn reset_reason(tail: &str) -> ExitReason {
+    if let Some((_, rest)) = tail.split_once(PANIC_MARK) {
+        let message = rest.lines().next().unwrap_or_default().trim();
+        return ExitReason::Panicked { message: message.to_owned() };
+    }
+    match tail.contains(RESTART_MARK) {
+        true => ExitReason::Rebooted,
+        false => ExitReason::TripleFault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_explained_by_the_kernels_words() {
+        let panic = "[ 1.0] Kernel panic - not syncing: Attempted to kill init!\r\n[ 1.1] ---[ end\r\n";
+        assert_eq!(
+            reset_reason(panic),
+            ExitReason::Panicked { message: "Attempted to kill init!".to_owned() }
+        );
+        assert_eq!(reset_reason("[ 1.0] reboot: Restarting system\r\n"), ExitReason::Rebooted);
+        assert_eq!(reset_reason(""), ExitReason::TripleFault);
+    }
+}

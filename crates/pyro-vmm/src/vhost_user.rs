@@ -1,0 +1,97 @@
+//! Device cores served over vhost-user: the transport of the emulated engine.
+//!
+//! The specification is QEMU's `docs/interop/vhost-user.rst`. Messages are parsed by the `vhost` crate; here
+//! is what they mean for one device's queues and memory. Everything runs on the caller's event loop: an
+//! [`Endpoint`] says which descriptors to watch and what to do when one is ready.
+
+pub mod fuzz;
+mod rings;
+
+use crate::device::{Device, DeviceError, Outcome};
+use crate::poll::{Poller, Source, Token};
+use rings::Rings;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard};
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
+
+/// Why an endpoint cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The emulator closed the connection: it is gone.
+    #[error("the emulator closed a device's connection")]
+    Disconnected,
+    /// The emulator and this program do not understand each other.
+    #[error("the vhost-user protocol failed: {0}")]
+    Protocol(VhostError),
+    /// The device cannot go on.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// One device at one vhost-user connection, whatever the device.
+pub trait Endpoint: Send {
+    /// Something happened at `source`.
+    fn ready(&mut self, source: Source) -> Result<(), EndpointError>;
+    /// Goes on with work that was left for the next turn; tells whether more is left.
+    fn resume(&mut self) -> Result<bool, EndpointError>;
+    /// Whether [`Endpoint::resume`] has work.
+    fn has_work(&self) -> bool;
+}
+
+/// A device core at its connection.
+pub struct VhostUserDevice<D: Device + 'static> {
+    handler: BackendReqHandler<Mutex<Rings<D>>>,
+    rings: Arc<Mutex<Rings<D>>>,
+}
+
+impl<D: Device + 'static> VhostUserDevice<D> {
+    /// Serves `device` to the emulator at the other end of `stream`; watches the descriptors that this
+    /// takes with `poller`, as endpoint `index`.
+    pub fn new(index: u16, device: D, stream: UnixStream, poller: &Arc<Poller>) -> std::io::Result<Self> {
+        poller.add(stream.as_fd(), Token { endpoint: index, source: Source::Messages })?;
+        if let Some(fd) = device.as_fd() {
+            poller.add(fd, Token { endpoint: index, source: Source::Host })?;
+        }
+        let rings = Arc::new(Mutex::new(Rings::new(index, device, Arc::clone(poller))));
+        let handler = BackendReqHandler::from_stream(stream, Arc::clone(&rings));
+        Ok(Self { handler, rings })
+    }
+
+    /// Runs `f` on the device core, for what the host asks of it outside its queues.
+    pub fn with_device<T>(&self, f: impl FnOnce(&mut D) -> T) -> T {
+        f(&mut self.lock().device)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rings<D>> {
+        self.rings.lock().expect("one thread serves all endpoints and ends at the first panic")
+    }
+}
+
+impl<D: Device + 'static> Endpoint for VhostUserDevice<D> {
+    fn ready(&mut self, source: Source) -> Result<(), EndpointError> {
+        match source {
+            Source::Messages => match self.handler.handle_request() {
+                Ok(()) => Ok(()),
+                Err(VhostError::Disconnected | VhostError::SocketBroken(_)) => {
+                    Err(EndpointError::Disconnected)
+                }
+                // A frontend may ask for what a device has not got, and is told so in the answer.
+                Err(VhostError::InvalidOperation(_)) => Ok(()),
+                Err(error) => Err(EndpointError::Protocol(error)),
+            },
+            Source::Queue(index) => Ok(self.lock().kicked(index)?),
+            Source::Host => Ok(self.lock().host_ready()?),
+        }
+    }
+
+    fn resume(&mut self) -> Result<bool, EndpointError> {
+        let mut rings = self.lock();
+        rings.resume()?;
+        Ok(rings.again != Outcome::NONE.again)
+    }
+
+    fn has_work(&self) -> bool {
+        self.lock().again != 0
+    }
+}

@@ -1,0 +1,394 @@
+//! One device's queues and guest memory, as the frontend's messages set them up.
+
+use crate::device::{Device, DeviceError, Outcome};
+use crate::limits::{MAX_MEMORY_REGIONS, MAX_QUEUE_SIZE};
+use crate::poll::{Poller, Source, Token};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use vhost::VhostUserMemoryRegionBase;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+/// Configuration space read at once: more than any device of ours has.
+const MAX_CONFIG_BYTES: u32 = 256;
+
+/// A region's place in the frontend's address space, in which queue addresses arrive.
+struct Mapping {
+    frontend: u64,
+    len: u64,
+    guest: u64,
+}
+
+/// A queue's descriptors.
+#[derive(Default)]
+struct Ring {
+    kick: Option<File>,
+    call: Option<File>,
+    enabled: bool,
+}
+
+pub(super) struct Rings<D: Device> {
+    pub(super) device: D,
+    /// Queues left with work, see [`Outcome::again`].
+    pub(super) again: u32,
+    endpoint: u16,
+    poller: Arc<Poller>,
+    memory: Option<GuestMemoryMmap<()>>,
+    mappings: Vec<Mapping>,
+    queues: Vec<Queue>,
+    rings: Vec<Ring>,
+    features: u64,
+    /// The guest broke a queue: nothing is served until it resets the device.
+    broken: bool,
+}
+
+impl<D: Device> Rings<D> {
+    pub(super) fn new(endpoint: u16, device: D, poller: Arc<Poller>) -> Self {
+        let queues: Vec<Queue> = device
+            .queue_sizes()
+            .iter()
+            // The emulator chooses sizes of its own, so a core's are not the limit here.
+            .map(|size| Queue::new((*size).max(MAX_QUEUE_SIZE)).expect("cores name powers of two"))
+            .collect();
+        let rings = queues.iter().map(|_| Ring::default()).collect();
+        Self {
+            device,
+            again: 0,
+            endpoint,
+            poller,
+            memory: None,
+            mappings: Vec::new(),
+            queues,
+            rings,
+            features: 0,
+            broken: false,
+        }
+    }
+
+    pub(super) fn kicked(&mut self, index: u16) -> std::result::Result<(), DeviceError> {
+        if let Some(kick) = self.rings.get(usize::from(index)).and_then(|ring| ring.kick.as_ref()) {
+            // An eventfd: reading takes all kicks so far. Empty is fine, the queue is looked at anyway.
+            let _ = rustix::io::read(kick, &mut [0; 8]);
+        }
+        self.process(index)
+    }
+
+    pub(super) fn host_ready(&mut self) -> std::result::Result<(), DeviceError> {
+        let Some(memory) = self.memory.take() else { return Ok(()) };
+        let outcome = self.device.host_ready(&mut self.queues, &memory);
+        self.memory = Some(memory);
+        self.settle(outcome)
+    }
+
+    pub(super) fn resume(&mut self) -> std::result::Result<(), DeviceError> {
+        let again = Outcome { interrupt: 0, again: std::mem::take(&mut self.again) };
+        again.agains().try_for_each(|index| self.process(index))
+    }
+
+    fn process(&mut self, index: u16) -> std::result::Result<(), DeviceError> {
+        let runs = self.rings.get(usize::from(index)).is_some_and(|ring| ring.enabled && ring.kick.is_some());
+        if self.broken || !runs {
+            return Ok(());
+        }
+        let Some(memory) = self.memory.take() else { return Ok(()) };
+        let outcome = self.device.process(index, &mut self.queues, &memory);
+        self.memory = Some(memory);
+        self.settle(outcome)
+    }
+
+    fn settle(
+        &mut self,
+        outcome: std::result::Result<Outcome, DeviceError>,
+    ) -> std::result::Result<(), DeviceError> {
+        match outcome {
+            Ok(outcome) => {
+                self.again |= outcome.again;
+                outcome.interrupts().for_each(|index| self.interrupt(index));
+                Ok(())
+            }
+            Err(DeviceError::Queue { .. }) => {
+                self.broken = true;
+                self.again = 0;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn interrupt(&self, index: u16) {
+        if let Some(call) = self.rings.get(usize::from(index)).and_then(|ring| ring.call.as_ref()) {
+            // A full counter means that an interrupt is pending already.
+            let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn queue(&mut self, index: u32) -> Result<(usize, &mut Queue)> {
+        let index = index as usize;
+        let queue = self.queues.get_mut(index).ok_or(Error::InvalidParam)?;
+        Ok((index, queue))
+    }
+
+    /// From the frontend's address space to the guest's.
+    fn guest_address(&self, frontend: u64) -> Result<GuestAddress> {
+        let mapping = self
+            .mappings
+            .iter()
+            .find(|mapping| frontend >= mapping.frontend && frontend - mapping.frontend < mapping.len)
+            .ok_or(Error::InvalidParam)?;
+        mapping.guest.checked_add(frontend - mapping.frontend).map(GuestAddress).ok_or(Error::InvalidParam)
+    }
+
+    fn forget_kick(&mut self, index: usize) {
+        if let Some(kick) = self.rings[index].kick.take() {
+            // It is watched exactly when it is kept; a failure would mean that it is closed already.
+            let _ = self.poller.remove(kick.as_fd());
+        }
+    }
+
+    fn stop_all(&mut self) {
+        for index in 0..self.queues.len() {
+            self.forget_kick(index);
+            self.rings[index] = Ring::default();
+            self.queues[index].reset();
+        }
+        self.again = 0;
+        self.broken = false;
+        self.device.reset();
+    }
+}
+
+/// What the devices are asked for and do not have.
+fn unsupported<T>() -> Result<T> {
+    Err(Error::InvalidOperation("not offered"))
+}
+
+impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        self.stop_all();
+        Ok(())
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        self.stop_all();
+        Ok(())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.device.features() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        let offered = self.get_features()?;
+        if features & !offered != 0 {
+            return Err(Error::InvalidParam);
+        }
+        self.features = features;
+        self.device.acknowledge(features & self.device.features());
+        let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        self.queues.iter_mut().for_each(|queue| queue.set_event_idx(event_idx));
+        // Without the protocol's enable message a ring runs as soon as it is kicked.
+        if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
+            self.rings.iter_mut().for_each(|ring| ring.enabled = true);
+        }
+        Ok(())
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy_listening: Option<bool>,
+    ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
+        if regions.len() > MAX_MEMORY_REGIONS || regions.len() != files.len() {
+            return Err(Error::InvalidParam);
+        }
+        let mut mapped = Vec::with_capacity(regions.len());
+        let mut mappings = Vec::with_capacity(regions.len());
+        for (region, file) in regions.iter().zip(files) {
+            let len = usize::try_from(region.memory_size).map_err(|_| Error::InvalidParam)?;
+            let mapping = MmapRegion::from_file(FileOffset::new(file, region.mmap_offset), len)
+                .map_err(|_| Error::InvalidParam)?;
+            let guest = GuestAddress(region.guest_phys_addr);
+            mapped.push(GuestRegionMmap::new(mapping, guest).ok_or(Error::InvalidParam)?);
+            mappings.push(Mapping { frontend: region.user_addr, len: region.memory_size, guest: guest.0 });
+        }
+        self.memory = Some(GuestMemoryMmap::from_regions(mapped).map_err(|_| Error::InvalidParam)?);
+        self.mappings = mappings;
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
+        self.queue(index)?.1.try_set_size(size).map_err(|_| Error::InvalidParam)
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let descriptor = self.guest_address(descriptor)?;
+        let used = self.guest_address(used)?;
+        let available = self.guest_address(available)?;
+        let memory = self.memory.clone().ok_or(Error::InvalidParam)?;
+        let (_, queue) = self.queue(index)?;
+        queue.try_set_desc_table_address(descriptor).map_err(|_| Error::InvalidParam)?;
+        queue.try_set_avail_ring_address(available).map_err(|_| Error::InvalidParam)?;
+        queue.try_set_used_ring_address(used).map_err(|_| Error::InvalidParam)?;
+        // The used index lives in guest memory alone; after a reconnection it does not start at zero.
+        let next_used =
+            queue.used_idx(&memory, std::sync::atomic::Ordering::Acquire).map_err(|_| Error::InvalidParam)?;
+        queue.set_next_used(next_used.0);
+        Ok(())
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
+        self.queue(index)?.1.set_next_avail(base);
+        Ok(())
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        let (at, queue) = self.queue(index)?;
+        let base = queue.next_avail();
+        queue.set_ready(false);
+        self.forget_kick(at);
+        self.rings[at].call = None;
+        self.again &= !(1 << at);
+        // The frontend stops rings only to reset or end the device.
+        if self.rings.iter().all(|ring| ring.kick.is_none()) {
+            self.broken = false;
+            self.device.reset();
+        }
+        Ok(VhostUserVringState::new(index, base.into()))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        let (at, queue) = self.queue(index.into())?;
+        queue.set_ready(true);
+        self.forget_kick(at);
+        let kick = fd.ok_or(Error::InvalidParam)?;
+        rustix::io::ioctl_fionbio(&kick, true).map_err(|error| Error::ReqHandlerError(error.into()))?;
+        let token = Token { endpoint: self.endpoint, source: Source::Queue(index.into()) };
+        self.poller.add(kick.as_fd(), token).map_err(Error::ReqHandlerError)?;
+        self.rings[at].kick = Some(kick);
+        // Buffers may have been offered before the kick descriptor came.
+        self.again |= 1 << at;
+        Ok(())
+    }
+
+    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        let (at, _) = self.queue(index.into())?;
+        self.rings[at].call = fd;
+        Ok(())
+    }
+
+    fn set_vring_err(&mut self, _index: u8, _fd: Option<File>) -> Result<()> {
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK)
+    }
+
+    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.queues.len() as u64)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        let (at, _) = self.queue(index)?;
+        self.rings[at].enabled = enable;
+        self.again |= u32::from(enable) << at;
+        Ok(())
+    }
+
+    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        if size > MAX_CONFIG_BYTES {
+            return Err(Error::InvalidParam);
+        }
+        let mut data = vec![0; size as usize];
+        self.device.read_config(offset.into(), &mut data);
+        Ok(data)
+    }
+
+    fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        self.device.write_config(offset.into(), data);
+        Ok(())
+    }
+
+    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
+        unsupported()
+    }
+
+    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        unsupported()
+    }
+
+    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        unsupported()
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        unsupported()
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(MAX_MEMORY_REGIONS as u64)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        _region: &VhostUserSingleMemoryRegion,
+        _fd: File,
+        _postcopy_listening: Option<bool>,
+    ) -> Result<Option<VhostUserMemoryRegionBase>> {
+        unsupported()
+    }
+
+    fn remove_mem_region(&mut self, _region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        unsupported()
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _fd: File,
+    ) -> Result<Option<File>> {
+        unsupported()
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        unsupported()
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        unsupported()
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        unsupported()
+    }
+}

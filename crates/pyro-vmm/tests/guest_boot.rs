@@ -1,0 +1,201 @@
+//! Real guests under the emulated engine: boot, streams, disk, ends, jail.
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a failing test panics; speeds and skips are told
+
+#[path = "guest/lab.rs"]
+#[allow(dead_code)] // shared with tests that use other parts
+mod lab;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use lab::{DISK_MARK, Lab};
+use pyro_vmm::{EngineSpec, ExitReason};
+
+#[test]
+fn a_guest_that_powers_off_ends_its_machine() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("power_off");
+    assert_eq!(machine.ended().0, ExitReason::PoweredOff);
+}
+
+#[test]
+fn a_guest_that_restarts_ends_its_machine() {
+    let Some(lab) = Lab::open() else { return };
+    assert_eq!(lab.start("restart").ended().0, ExitReason::Rebooted);
+}
+
+#[test]
+fn a_panic_is_reported_with_the_kernels_words_and_the_console() {
+    let Some(lab) = Lab::open() else { return };
+    let (reason, console) = lab.start("panic").ended();
+    let ExitReason::Panicked { message } = reason else { panic!("{reason}") };
+    assert!(message.starts_with("Attempted to kill init!"), "{message}");
+    let console = String::from_utf8_lossy(&console).into_owned();
+    assert!(console.contains("Call Trace") || console.contains("Kernel panic"), "{console}");
+}
+
+#[test]
+fn streams_run_both_ways_and_closed_ports_refuse() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    let ready = machine.ready();
+    assert_eq!(ready, "ready, 5007: ConnectionReset\n");
+    let mut echo = machine.operate('e', 0, 0);
+    echo.write_all(b"through the guest and back").unwrap();
+    echo.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    echo.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "through the guest and back");
+    // Nobody listens there: the stream ends at once.
+    let mut refused = machine.machine.channel().connect(4000).unwrap();
+    assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0);
+    machine.operate('p', 0, 0);
+    assert_eq!(machine.ended().0, ExitReason::PoweredOff);
+}
+
+#[test]
+fn bulk_transfers_arrive_intact_in_every_write_size() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    let total = lab::bulk_bytes();
+    for (chunk, total) in [(1, 256 << 10), (4 << 10, total), (64 << 10, total)] {
+        let started = Instant::now();
+        machine.receive_pattern(total, chunk);
+        lab::tell_speed("guest -> host", total, chunk, started);
+        let started = Instant::now();
+        machine.send_pattern(total, chunk);
+        lab::tell_speed("host -> guest", total, chunk, started);
+    }
+}
+
+#[test]
+fn the_disk_keeps_what_is_written_and_forgets_what_is_discarded() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    let mut text = String::new();
+    machine.operate('d', 16 << 20, 0).read_to_string(&mut text).unwrap();
+    assert_eq!(text.as_bytes(), [&b"disk ok "[..], DISK_MARK].concat(), "{text}");
+}
+
+#[test]
+fn the_guest_has_a_source_of_entropy() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    let mut bytes = Vec::new();
+    machine.operate('k', 0, 0).read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len(), 32, "{}", String::from_utf8_lossy(&bytes));
+    assert!(bytes.iter().any(|byte| *byte != bytes[0]));
+}
+
+#[test]
+fn several_cpus_work() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start_with("serve", |spec| {
+        spec.vcpu_count = 2;
+        spec.mem_mib = 4096;
+    });
+    machine.ready();
+    machine.receive_pattern(8 << 20, 64 << 10);
+}
+
+#[test]
+fn a_killed_machine_leaves_no_process_behind() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    let engine = lab::children(machine.machine.pid());
+    assert_eq!(engine.len(), 1, "{engine:?}");
+    assert!(lab::alive(engine[0]));
+    machine.machine.kill();
+    let (reason, _) = machine.ended();
+    assert_eq!(reason, ExitReason::VmmDied { status: "signal 9".to_owned() });
+    assert!(lab::ends(engine[0]), "the engine outlives its machine");
+}
+
+/// Not a test of its own: the host process that `a_killed_host_leaves_no_process_behind` kills.
+#[test]
+#[ignore = "started by another test"]
+fn host_to_be_killed() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    let vmm = machine.machine.pid();
+    println!("machine {vmm} {}", lab::children(vmm)[0]);
+    machine.ended();
+}
+
+#[test]
+fn a_killed_host_leaves_no_process_behind() {
+    let Some(_lab) = Lab::open() else { return };
+    let mut host = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "host_to_be_killed", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(host.stdout.take().unwrap()).lines();
+    let pids = lines.map(Result::unwrap).find_map(|line| {
+        let (_, pids) = line.split_once("machine ")?;
+        Some(pids.split(' ').map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>())
+    });
+    let pids = pids.expect("the host says which processes it has");
+    assert!(pids.len() == 2 && pids.iter().all(|pid| lab::alive(*pid)));
+    host.kill().unwrap();
+    host.wait().unwrap();
+    assert!(pids.iter().all(|pid| lab::ends(*pid)), "a process outlives its host");
+}
+
+#[test]
+fn a_killed_engine_is_reported() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    let [engine] = lab::children(machine.machine.pid())[..] else { panic!("no engine") };
+    lab::kill(engine);
+    let (reason, _) = machine.ended();
+    let ExitReason::EngineDied { status, .. } = reason else { panic!("{reason}") };
+    assert_eq!(status, "signal 9");
+}
+
+#[test]
+fn an_engine_that_does_not_start_says_why() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start_with("serve", |spec| spec.kernel = tempfile::tempfile().unwrap());
+    let (reason, _) = machine.ended();
+    let ExitReason::StartFailed { engine_output, .. } = reason else { panic!("{reason}") };
+    assert!(engine_output.contains("kernel"), "{engine_output}");
+    let missing = EngineSpec::Emulated { qemu: "/nonexistent/qemu".into() };
+    let (reason, _) = lab.start_with("serve", |spec| spec.engine = missing).ended();
+    assert!(reason.to_string().contains("cannot execute the engine /nonexistent/qemu"), "{reason}");
+}
+
+#[test]
+fn a_talkative_console_is_kept_within_its_bound() {
+    let Some(lab) = Lab::open() else { return };
+    let (reason, console) = lab.start("chatter").ended();
+    assert_eq!(reason, ExitReason::PoweredOff);
+    assert_eq!(console.len(), pyro_vmm::limits::CONSOLE_TAIL_BYTES);
+    assert!(String::from_utf8_lossy(&console).contains("line 3999 of a guest"));
+}
+
+#[test]
+fn both_processes_are_confined_while_the_guest_runs() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    let report = machine.started().jail;
+    println!("{report}");
+    let engine = report.engine.unwrap();
+    assert!(report.vmm.no_new_privs && engine.no_new_privs);
+    assert!(report.vmm.seccomp_filters > 0 && engine.seccomp_filters > 0);
+    assert!(report.vmm.no_capabilities && engine.no_capabilities);
+    // Nothing is open but what was handed over or made inside.
+    for fd in lab::open_files(machine.machine.pid()) {
+        let ours = ["socket:", "pipe:", "anon_inode:", "/memfd:", "/proc/", "/dev/null", "/tmp/"];
+        assert!(ours.iter().any(|kind| fd.starts_with(kind)), "{fd} is open");
+    }
+}

@@ -1,0 +1,167 @@
+//! `cargo xtask bench`: the figures that pyro promises, measured in one run and told in one table.
+
+mod bare_boot;
+mod clock;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{env, guest, output, programs, root, setup, steps};
+use clock::{Timing, time_command};
+use table::{Bound, Table};
+
+/// Measure start-up, boot, disk, vsock and image figures, and print them beside their targets
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// How often each command is timed
+    #[arg(long, default_value_t = 10)]
+    runs: u32,
+}
+
+const MEBIBYTE: f64 = 1_048_576.0;
+/// What the guest writes to standard output to measure vsock, in pieces of 64 KiB.
+const STREAM_BYTES: u64 = 256 << 20;
+
+/// Measures everything. A figure that misses its target is marked, and is no failure: machines differ.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    setup::run(&setup::Arguments::default())?;
+    let pyro = programs::release()?;
+    let bundle = guest::build(&guest::Arguments::default())?.directory;
+    env::ensure("debian:12")?;
+    let place = root::target().join("bench");
+    std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+
+    let mut table = Table::new(machine());
+    version(&pyro, arguments.runs, &place, &mut table)?;
+    let boots = boot(&pyro, &bundle, arguments.runs, &place, &mut table)?;
+    stream(&pyro, boots.mean, &place, &mut table)?;
+    disk_creation(&mut table)?;
+    flatten(&place, &mut table)?;
+    for line in table.lines() {
+        output::line(&line);
+    }
+    Ok(())
+}
+
+fn version(pyro: &Path, runs: u32, place: &Path, table: &mut Table) -> Result<()> {
+    let words = [pyro.as_os_str().to_owned(), "--version".into()];
+    let timing = time_command("pyro --version", &words, runs.max(50), place)?;
+    table.add("pyro --version", timing.milliseconds(), "ms", Bound::AtMost(10.0));
+    let measured = Command::new("/usr/bin/time")
+        .args(["--format=%M"])
+        .args(&words)
+        .output()
+        .context("cannot run /usr/bin/time; `cargo xtask setup` installs it")?;
+    let kibibytes: f64 =
+        String::from_utf8_lossy(&measured.stderr).trim().parse().context("time prints a number")?;
+    table.add("pyro --version, memory", kibibytes / 1024.0, "MiB", Bound::AtMost(20.0));
+    Ok(())
+}
+
+/// `pyro run` from start to exit, against the same kernel booted by QEMU alone.
+fn boot(pyro: &Path, bundle: &Path, runs: u32, place: &Path, table: &mut Table) -> Result<Timing> {
+    let bare = bare_boot::command(bundle, place)?;
+    let words: Vec<_> = [pyro.as_os_str().to_owned()]
+        .into_iter()
+        .chain(["run", "debian:12", "--", "true"].map(Into::into))
+        .collect();
+    let ours = time_command("pyro run debian:12 -- true", &words, runs, place)?;
+    let theirs = time_command("bare QEMU boot", &bare, runs, place)?;
+    table.add("pyro run debian:12 -- true", ours.mean * 1000.0, "ms", Bound::AtMost(2500.0));
+    table.add("bare QEMU boot of the same kernel", theirs.mean * 1000.0, "ms", Bound::None);
+    table.add("ratio of the two", ours.mean / theirs.mean, "", Bound::AtMost(1.3));
+    Ok(ours)
+}
+
+/// Guest to host through agent, vsock and supervisor, start-up taken off.
+fn stream(pyro: &Path, start_up: f64, place: &Path, table: &mut Table) -> Result<()> {
+    let count = STREAM_BYTES >> 16;
+    let dd = format!("dd if=/dev/zero bs=64k count={count} status=none");
+    let words: Vec<_> = [pyro.as_os_str().to_owned()]
+        .into_iter()
+        .chain(["run", "debian:12", "--shell", &dd].map(Into::into))
+        .collect();
+    let timing = time_command("stream through vsock", &words, 3, place)?;
+    let seconds = timing.mean - start_up;
+    ensure!(seconds > 0.0, "the stream took no longer than an empty command");
+    table.add(
+        "guest to host, 64 KiB writes",
+        STREAM_BYTES as f64 / MEBIBYTE / seconds,
+        "MiB/s",
+        Bound::AtLeast(80.0),
+    );
+    Ok(())
+}
+
+/// The benchmark of the machine's own crate, which knows how disks are made.
+fn disk_creation(table: &mut Table) -> Result<()> {
+    let program = root::workspace().join("crates/pyro-vmm/examples/disk_creation.rs");
+    if !program.is_file() {
+        table.missing("disk creation, 1 MiB and 64 GiB image", "no program measures it yet");
+        return Ok(());
+    }
+    let text = steps::read(&mut steps::cargo(&[
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "pyro-vmm",
+        "--example",
+        "disk_creation",
+    ]))?;
+    for line in text.lines() {
+        let Some((name, microseconds)) = line.rsplit_once(' ') else { continue };
+        table.add(
+            &format!("disk creation, {name}"),
+            microseconds.parse().context("a number")?,
+            "us",
+            Bound::None,
+        );
+    }
+    Ok(())
+}
+
+/// Layers to ext4, by this program built for release.
+fn flatten(place: &Path, table: &mut Table) -> Result<()> {
+    let tar = env::tree("debian:12")?;
+    let image = place.join("flatten.ext4");
+    let mut inner =
+        steps::cargo(&["run", "--release", "--quiet", "--package", "xtask", "--", "bench-flatten"]);
+    inner.arg(&tar).arg(&image);
+    let seconds: f64 = steps::read(&mut inner)?.trim().parse().context("bench-flatten prints seconds")?;
+    let bytes = std::fs::metadata(&tar).with_context(|| format!("cannot read {}", tar.display()))?.len();
+    table.add("image from layers", bytes as f64 / MEBIBYTE / seconds, "MiB/s", Bound::AtLeast(200.0));
+    Ok(())
+}
+
+/// Flattens one archive and prints the seconds; run by [`run`] in a release build
+#[derive(clap::Args)]
+pub(crate) struct FlattenArguments {
+    tar: PathBuf,
+    image: PathBuf,
+}
+
+/// The best of three.
+pub(crate) fn run_flatten(arguments: &FlattenArguments) -> Result<()> {
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let started = std::time::Instant::now();
+        pyro_oci::flatten_tar_files(std::slice::from_ref(&arguments.tar), &arguments.image)?;
+        best = best.min(started.elapsed().as_secs_f64());
+        std::fs::remove_file(&arguments.image).context("cannot remove the image")?;
+    }
+    output::line(&best.to_string());
+    Ok(())
+}
+
+fn machine() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{model}, {cores} cores, Linux {}", kernel.trim())
+}

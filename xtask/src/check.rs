@@ -1,0 +1,46 @@
+//! `cargo xtask check`: every gate that needs no guest.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::counts::Counts;
+use crate::suite::{self, Ring, Settings};
+use crate::{steps, tidy};
+
+/// Format, lints, documentation, tidy, and the tests that need no guest
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Leave the tests out, for when `cargo xtask test` follows
+    #[arg(long)]
+    no_tests: bool,
+}
+
+/// Runs the gates in the order of their cost, and stops at the first that fails.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    steps::run("format", &mut steps::cargo(&["fmt", "--all", "--check"]))?;
+    steps::call("tidy", tidy::check_tree)?;
+    steps::run(
+        "lints",
+        &mut steps::cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
+    )?;
+    steps::run(
+        "documentation",
+        steps::cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "--deny warnings"),
+    )?;
+    if arguments.no_tests {
+        return Ok(());
+    }
+    Ok(run_tests()?.conclude()?)
+}
+
+fn run_tests() -> Result<Counts> {
+    let settings = Settings { filters: &[], variables: BTreeMap::new(), prefix: Vec::new() };
+    let mut sum = Counts::default();
+    for binary in suite::build()?.iter().filter(|binary| binary.ring < Ring::Guest) {
+        sum += suite::run(binary, &settings)?;
+    }
+    sum += suite::run_doc_tests()?;
+    Ok(sum)
+}

@@ -1,0 +1,98 @@
+//! `cargo xtask test`: all tests, real guests included.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::counts::Counts;
+use crate::suite::{self, Ring, Settings, TestBinary};
+use crate::user::OrdinaryUser;
+use crate::{env, guest, root, setup, steps};
+
+/// All tests, real guests included, ending with the line `N passed, N failed, N skipped`
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only this ring: 0 pure code, 1 edges, 2 simulation, 3 real guests
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=3))]
+    ring: Option<u8>,
+    /// Only tests whose names contain one of these
+    filters: Vec<String>,
+}
+
+impl Arguments {
+    /// The guest suite, filtered.
+    pub(crate) fn guests(filters: &[String]) -> Self {
+        Self { ring: Some(3), filters: filters.to_vec() }
+    }
+}
+
+/// What the tests may not skip once everything is set up.
+const REQUIRED: &str = "guest,registry";
+
+/// Sets the machine up, builds what guests need, runs the tests and prints the sum.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    setup::run(&setup::Arguments::default())?;
+    let ring = arguments.ring.map(|number| Ring::from_number(number).context("no such ring")).transpose()?;
+    let wanted = |binary: &TestBinary| ring.is_none_or(|ring| ring == binary.ring);
+    let binaries: Vec<TestBinary> = suite::build()?.into_iter().filter(wanted).collect();
+    let is_guest = |binary: &&TestBinary| binary.ring == Ring::Guest;
+    let needs = binaries.iter().find(is_guest).map(|_| Needs::prepare()).transpose()?;
+
+    let mut variables = BTreeMap::from([("PYRO_REQUIRE".to_owned(), OsString::from(REQUIRED))]);
+    variables.extend(needs.iter().flat_map(Needs::variables));
+    let own = Settings { filters: &arguments.filters, variables, prefix: Vec::new() };
+    let mut sum = Counts::default();
+    for binary in &binaries {
+        sum += suite::run(binary, &own)?;
+    }
+    if let Some(needs) = needs.filter(|_| setup::is_root()) {
+        let user = OrdinaryUser::prepare(&needs.bundle, &needs.cache)?;
+        let mut variables = own.variables.clone();
+        variables.extend(user.variables());
+        let theirs = Settings { variables, prefix: user.prefix(), ..own };
+        for binary in binaries.iter().filter(is_guest) {
+            let name = format!("{} as an ordinary user", binary.name);
+            sum += suite::run(&TestBinary { name, ..binary.clone() }, &theirs)?;
+        }
+    }
+    if ring.is_none() && arguments.filters.is_empty() {
+        sum += suite::run_doc_tests()?;
+    }
+    if sum == Counts::default() {
+        bail!("no test was run: no name contains {}", arguments.filters.join(" or "));
+    }
+    Ok(sum.conclude()?)
+}
+
+/// What the guest suite boots.
+struct Needs {
+    bundle: PathBuf,
+    cache: PathBuf,
+    /// An init that exercises devices without the agent, for the tests of pyro-vmm.
+    init: PathBuf,
+}
+
+impl Needs {
+    fn prepare() -> Result<Self> {
+        let bundle = guest::build(&guest::Arguments::default())?.directory;
+        let cache = env::ensure("debian:12")?;
+        let init = root::target().join("debug/guest-test-init");
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.args(["--edition=2024", "-Copt-level=2", "-Ctarget-feature=+crt-static", "-Cpanic=abort"]);
+        rustc.args(["--target=x86_64-unknown-linux-gnu", "-Cstrip=symbols", "-o"]).arg(&init);
+        rustc.arg("crates/pyro-vmm/tests/guest/init.rs").current_dir(root::workspace());
+        steps::run("init of device tests", &mut rustc)?;
+        Ok(Self { bundle, cache, init })
+    }
+
+    fn variables(&self) -> [(String, OsString); 3] {
+        [
+            ("PYRO_RUNTIME_BUNDLE_DIR".to_owned(), self.bundle.clone().into()),
+            ("PYRO_ENVIRONMENT_CACHE_DIR".to_owned(), self.cache.clone().into()),
+            ("PYRO_TEST_INIT".to_owned(), self.init.clone().into()),
+        ]
+    }
+}
