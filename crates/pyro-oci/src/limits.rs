@@ -28,8 +28,8 @@ pub const NAME_BYTES: usize = 255;
 /// Bytes of one path or link target (`PATH_MAX` less its NUL; ext4's longest symbolic link).
 pub const PATH_BYTES: usize = 4095;
 
-/// Bytes of one extended header (PAX records, or a GNU long name). The largest honest ones carry a
-/// sparse map or a 64 KiB extended attribute.
+/// Bytes of all extended headers of one member (PAX records, GNU long names). The largest honest ones
+/// carry a sparse map or a 64 KiB extended attribute.
 pub const EXTENDED_HEADER_BYTES: u64 = 1 << 20;
 
 /// Bytes of one decimal sparse map in front of a member's data: room for
@@ -53,6 +53,10 @@ pub const LINKS: u32 = 65_000;
 
 /// Bytes of an environment's own description in an artifact.
 pub const ENVIRONMENT_JSON_BYTES: u64 = 1 << 20;
+
+/// Bytes of an install manifest that are read: a configuration, indented, and a description. What is
+/// longer was not written by us and reads as damaged.
+pub const INSTALL_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// Bytes of a guest kernel in an artifact. A kernel with every driver built in is below 100 MiB.
 pub const KERNEL_BYTES: u64 = 1 << 30;

@@ -50,8 +50,8 @@ pub enum TarError {
         /// What is wrong with it.
         what: String,
     },
-    /// An extended header above its bound.
-    #[error("extended header of {len} bytes at byte {at}; the limit is {limit}")]
+    /// A member's extended headers are above their bound.
+    #[error("extended header of {len} bytes at byte {at}; the limit for one member is {limit}")]
     ExtendedTooLarge {
         /// Offset of the extended header.
         at: u64,

@@ -64,6 +64,9 @@ impl<S: Source> TarReader<S> {
     pub(crate) fn next_member(&mut self) -> Result<Option<Member>, TarError> {
         let mut extended = Extended::default();
         let mut pending = false;
+        // One member's extended headers share one bound: any number of them may stand in a row, and what
+        // they say is kept until the member comes.
+        let mut rest = EXTENDED_HEADER_BYTES;
         loop {
             let at = self.at;
             let Some(block) = self.header_block()? else {
@@ -72,12 +75,13 @@ impl<S: Source> TarReader<S> {
             let header = Header::parse(&block, at)?;
             match header.flag {
                 b'x' | b'L' | b'K' => {
-                    let body = self.extended_body(&header, at)?;
+                    let body = self.extended_body(&header, at, rest)?;
+                    rest -= header.size;
                     extended.apply(header.flag, &body).map_err(|what| TarError::Extended { at, what })?;
                     pending = true;
                 }
                 // A global header: defaults such as a comment. Nothing in it bears on a file system.
-                b'g' => drop(self.extended_body(&header, at)?),
+                b'g' => drop(self.extended_body(&header, at, EXTENDED_HEADER_BYTES)?),
                 _ => return self.member(header, extended, at).map(Some),
             }
         }
@@ -91,8 +95,8 @@ impl<S: Source> TarReader<S> {
         Ok(Some(block))
     }
 
-    fn extended_body(&mut self, header: &Header, at: u64) -> Result<Vec<u8>, TarError> {
-        if header.size > EXTENDED_HEADER_BYTES {
+    fn extended_body(&mut self, header: &Header, at: u64, limit: u64) -> Result<Vec<u8>, TarError> {
+        if header.size > limit {
             return Err(TarError::ExtendedTooLarge { at, len: header.size, limit: EXTENDED_HEADER_BYTES });
         }
         let mut body = vec![0; header.size.next_multiple_of(RECORD) as usize];

@@ -11,6 +11,13 @@ fn all(bytes: &[u8]) -> Result<Vec<Member>, TarError> {
     Ok(members)
 }
 
+/// Makes the first header that of another type.
+fn set_flag(archive: &mut [u8], flag: u8) {
+    archive[156] = flag;
+    let sum: u32 = (0..512).map(|i| if (148..156).contains(&i) { 32 } else { u32::from(archive[i]) }).sum();
+    archive[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
 #[test]
 fn a_written_file_reads_back() {
     let mut bytes = Vec::new();
@@ -28,11 +35,23 @@ fn a_global_header_changes_nothing() {
     let mut bytes = Vec::new();
     write_file(&mut bytes, "a", 0, &mut &b""[..]).unwrap();
     let mut global = bytes.clone();
-    global[156] = b'g';
-    let sum: u32 = (0..512).map(|i| if (148..156).contains(&i) { 32 } else { u32::from(global[i]) }).sum();
-    global[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    set_flag(&mut global, b'g');
     global.extend_from_slice(&bytes);
     assert_eq!(all(&global).unwrap().len(), 1);
+}
+
+/// Each one alone is within bounds, and no member ever comes to be counted.
+#[test]
+fn extended_headers_in_a_row_share_one_bound() {
+    let mut records = Vec::new();
+    pax::emit_record(&mut records, "SCHILY.xattr.user.a", &"x".repeat(300_000));
+    let mut extended = Vec::new();
+    write_file(&mut extended, "x", records.len() as u64, &mut &records[..]).unwrap();
+    set_flag(&mut extended, b'x');
+    let mut member = Vec::new();
+    write_file(&mut member, "a", 0, &mut &b""[..]).unwrap();
+    assert_eq!(all(&[extended.repeat(3), member].concat()).unwrap()[0].xattrs.len(), 3);
+    assert!(matches!(all(&extended.repeat(4)), Err(TarError::ExtendedTooLarge { .. })));
 }
 
 #[test]
