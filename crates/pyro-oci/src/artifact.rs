@@ -415,11 +415,15 @@ fn copy_content(data: &Arc<File>, content: &Content, path: &Path, work: &Work) -
     out.set_len(content.size()).map_err(failed())?;
     let mut buffer = vec![0; COPY];
     for segment in content.segments() {
-        work.check()?;
-        copy_range(data, segment.at, segment.len, &mut buffer, |at, bytes| {
+        let copied = copy_range(data, segment.at, segment.len, &mut buffer, |at, bytes| {
+            // One segment may be the whole disk: nobody waits for its end after cancelling.
+            if work.is_cancelled() {
+                return Err(io::Error::other("cancelled"));
+            }
             write_data(&out, segment.offset + (at - segment.at), bytes)
-        })
-        .map_err(failed())?;
+        });
+        work.check()?;
+        copied.map_err(failed())?;
     }
     out.sync_all().map_err(failed())
 }

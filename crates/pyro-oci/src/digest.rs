@@ -39,7 +39,7 @@ impl FromStr for Digest {
     type Err = DigestParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let malformed = || DigestParseError::Malformed(text.chars().take(200).collect());
+        let malformed = || DigestParseError::Malformed(crate::tarball::shown(text.as_bytes()));
         let (algorithm, digits) = text.split_once(':').ok_or_else(malformed)?;
         if algorithm != "sha256" {
             let known_form = !algorithm.is_empty()

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::digest::{Digest, Hasher};
 use crate::limits::LayerLimits;
-use crate::tarball::TarError;
+use crate::tarball::{TarError, shown};
 
 pub(crate) use layer::{FileSource, SingleFile, nameless_file};
 use tree::Tree;
@@ -42,7 +42,7 @@ pub enum FlattenError {
         source: TarError,
     },
     /// A path that leaves the tree, or cannot be one.
-    #[error("unsafe archive member path: {path} ({why})")]
+    #[error("unsafe archive member path: {} ({why})", shown(path.as_bytes()))]
     Path {
         /// The path as claimed.
         path: String,
@@ -56,7 +56,11 @@ pub enum FlattenError {
         path: String,
     },
     /// A member below a symbolic link of its own layer.
-    #[error("archive member would traverse through a symlinked path: {path} (through {link})")]
+    #[error(
+        "archive member would traverse through a symlinked path: {} (through {})",
+        shown(path.as_bytes()),
+        shown(link.as_bytes())
+    )]
     ThroughSymlink {
         /// The member.
         path: String,
@@ -64,7 +68,11 @@ pub enum FlattenError {
         link: String,
     },
     /// A member below something of its own layer that is not a directory.
-    #[error("archive member {path} lies below {parent}, which is not a directory")]
+    #[error(
+        "archive member {} lies below {}, which is not a directory",
+        shown(path.as_bytes()),
+        shown(parent.as_bytes())
+    )]
     ThroughFile {
         /// The member.
         path: String,
@@ -72,7 +80,7 @@ pub enum FlattenError {
         parent: String,
     },
     /// A hard link whose target is not there, or is a directory.
-    #[error("hard link {path} points to {target}, which {why}")]
+    #[error("hard link {} points to {}, which {why}", shown(path.as_bytes()), shown(target.as_bytes()))]
     HardLink {
         /// The link.
         path: String,
@@ -82,7 +90,7 @@ pub enum FlattenError {
         why: &'static str,
     },
     /// Something else about one member.
-    #[error("archive member {path} {why}")]
+    #[error("archive member {} {why}", shown(path.as_bytes()))]
     Member {
         /// The member.
         path: String,

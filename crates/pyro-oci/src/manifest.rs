@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, DigestParseError};
 use crate::limits::{INDEX_ENTRIES, LAYERS, MANIFEST_BYTES};
+use crate::tarball::shown;
 
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -204,7 +205,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
         (Some(OCI_INDEX | DOCKER_LIST | OCI_MANIFEST | DOCKER_MANIFEST) | None, ..) => {
             Err(malformed("it is neither an image nor an index"))
         }
-        (Some(other), ..) => Err(ManifestError::MediaType(other.chars().take(200).collect())),
+        (Some(other), ..) => Err(ManifestError::MediaType(shown(other.as_bytes()))),
     }
 }
 
@@ -225,7 +226,7 @@ fn image(config: Descriptor, layers: Vec<Descriptor>) -> Result<ImageManifest, M
     if let Some(layer) =
         layers.iter().find(|l| l.media_type.contains("foreign") || l.media_type.contains("nondistributable"))
     {
-        return Err(ManifestError::MediaType(layer.media_type.clone()));
+        return Err(ManifestError::MediaType(shown(layer.media_type.as_bytes())));
     }
     Ok(ImageManifest { config, layers })
 }
@@ -244,7 +245,9 @@ fn at_most(
 
 fn json<'a, T: Deserialize<'a>>(document: &'static str, bytes: &'a [u8]) -> Result<T, ManifestError> {
     at_most(document, "bytes", bytes.len(), MANIFEST_BYTES as usize)?;
-    serde_json::from_slice(bytes).map_err(|e| ManifestError::Malformed { document, why: e.to_string() })
+    // The parser's words quote the document, which may be long.
+    serde_json::from_slice(bytes)
+        .map_err(|e| ManifestError::Malformed { document, why: shown(e.to_string().as_bytes()) })
 }
 
 /// The entry of an index that the guest can run.
@@ -266,7 +269,8 @@ pub(crate) fn for_guest(entries: &[Descriptor]) -> Result<&Descriptor, ManifestE
     };
     found.or_else(only).ok_or_else(|| {
         let names = entries.iter().filter_map(|d| d.platform.as_ref()).take(20);
-        let names: Vec<String> = names.map(|p| format!("{}/{}", p.os, p.architecture)).collect();
+        let names: Vec<String> =
+            names.map(|p| shown(format!("{}/{}", p.os, p.architecture).as_bytes())).collect();
         ManifestError::NoPlatform(names.join(", "))
     })
 }
@@ -278,7 +282,7 @@ pub(crate) fn parse_config(bytes: &[u8], layers: usize) -> Result<(ImageConfig, 
     let amd64 = matches!(&*raw.architecture, "" | "amd64" | "x86_64");
     if !linux || !amd64 {
         let platform = format!("{}/{}", raw.os, raw.architecture);
-        return Err(ManifestError::WrongPlatform(platform.chars().take(100).collect()));
+        return Err(ManifestError::WrongPlatform(shown(platform.as_bytes())));
     }
     if raw.rootfs.diff_ids.len() != layers {
         return Err(ManifestError::LayerCount { layers, diff_ids: raw.rootfs.diff_ids.len() });
@@ -346,6 +350,20 @@ mod tests {
         let foreign = json!({"schemaVersion": 2, "config": descriptor(json!({})), "layers": [foreign]});
         assert!(matches!(parse_value(&foreign), Err(ManifestError::MediaType(_))));
         assert!(matches!(parse(&vec![b' '; 5 << 20]), Err(ManifestError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn what_a_document_says_cannot_write_to_the_terminal() {
+        let evil = format!("\u{1b}]0;owned\u{7}{}", "x".repeat(100_000));
+        let typed = json!({"schemaVersion": 2, "mediaType": evil});
+        let foreign = descriptor(json!({"mediaType": format!("foreign{evil}")}));
+        let foreign = json!({"schemaVersion": 2, "config": descriptor(json!({})), "layers": [foreign]});
+        let digest = json!({"schemaVersion": 2, "manifests": [descriptor(json!({"digest": evil}))]});
+        let shape = json!({"schemaVersion": evil});
+        for document in [typed, foreign, digest, shape] {
+            let error = parse_value(&document).unwrap_err().to_string();
+            assert!(error.len() < 2000 && !error.contains(char::is_control), "{error:?}");
+        }
     }
 
     #[test]

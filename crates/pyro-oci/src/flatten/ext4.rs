@@ -122,9 +122,11 @@ fn write_tree<W: ImageWriter>(
         let NodeKind::File { layer, content } = &tree.node(node).kind else {
             return Err(FlattenError::Format("a file's node is not a file".into()));
         };
-        Ok(Box::new(ContentReader::new(Arc::clone(&layers[*layer]), content)))
+        Ok(Box::new(ContentReader::new(Arc::clone(&layers[*layer]), content, work.clone())))
     };
-    writer.write(out, &inodes, &mut open)?;
+    let written = writer.write(out, &inodes, &mut open);
+    work.check()?;
+    written?;
     Ok((declared.inodes, declared.data_bytes))
 }
 
@@ -263,22 +265,27 @@ struct ContentReader {
     run: usize,
     segment: usize,
     at: u64,
+    /// One file may be most of the disk: nobody waits for its end after cancelling.
+    work: Work,
 }
 
 impl ContentReader {
-    fn new(data: Arc<File>, content: &Content) -> Self {
+    fn new(data: Arc<File>, content: &Content, work: Work) -> Self {
         let runs = match content {
             Content::Plain { len, .. } => vec![Run { offset: 0, len: *len }],
             Content::Sparse { size, segments } => block_runs(segments, *size),
         };
         let segments = content.segments();
         let at = runs.first().map_or(0, |run| run.offset);
-        Self { data, runs, segments, run: 0, segment: 0, at }
+        Self { data, runs, segments, run: 0, segment: 0, at, work }
     }
 }
 
 impl Read for ContentReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.work.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
         loop {
             let Some(run) = self.runs.get(self.run) else { return Ok(0) };
             let run_end = run.offset + run.len;

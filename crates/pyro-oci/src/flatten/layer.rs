@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,8 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use super::{FlattenError, LayerSource, Work, acl, path};
 use crate::digest::{Digest, Hasher};
 use crate::limits::{LayerLimits, PATH_BYTES, XATTR_BLOCK_BYTES, XATTR_NAME_BYTES};
-use crate::tarball::Source;
-use crate::tarball::{Attributes, Content, Member, MemberKind, TarReader, shown};
+use crate::tarball::{Attributes, Content, Member, MemberKind, Source, TarError, TarReader, shown};
 
 /// Bytes handed from the decompressing thread at once.
 const CHUNK: usize = 1 << 20;
@@ -182,8 +181,7 @@ pub(super) fn index(
     let indexed = match compression {
         Compression::Plain => index_plain(source.file, position, budget, work)?,
         Compression::Gzip | Compression::Zstd => {
-            let spool = nameless_file(spool_dir).map_err(io("creating a spool file in"))?;
-            index_compressed(source.file, compression, spool, position, budget, work)?
+            index_compressed(source.file, compression, spool_dir, position, budget, work)?
         }
     };
     match source.diff_id {
@@ -198,7 +196,22 @@ pub(super) fn index(
 pub(crate) fn nameless_file(dir: &Path) -> io::Result<File> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR)?))
+    match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(File::from(file)),
+        // Not every file system has them: the overlay ones of older kernels, on which containers run, do not.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => unlinked_file(dir),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same where a file must first have a name.
+fn unlinked_file(dir: &Path) -> io::Result<File> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|e| io::Error::other(e.to_string()))?;
+    let path = dir.join(format!(".spool-{}", hex::encode(random)));
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
 }
 
 fn index_plain(
@@ -207,7 +220,7 @@ fn index_plain(
     budget: &mut Budget<'_>,
     work: &Work,
 ) -> Result<Indexed, FlattenError> {
-    let io = |source| tar_error(position, crate::tarball::TarError::Read { at: 0, source });
+    let io = |source| tar_error(position, TarError::Read { at: 0, source });
     let len = file.metadata().map_err(io)?.len();
     budget.take_bytes(len)?;
     let (members, diff_id) = std::thread::scope(|scope| {
@@ -242,15 +255,21 @@ fn hash_file(file: &File, work: &Work) -> io::Result<Option<Digest>> {
     }
 }
 
+/// A full disk met while an archive is being read must not pass for a damaged archive.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct SpoolFailed(io::Error);
+
 fn index_compressed(
     file: File,
     compression: Compression,
-    spool: File,
+    spool_dir: &Path,
     position: usize,
     budget: &mut Budget<'_>,
     work: &Work,
 ) -> Result<Indexed, FlattenError> {
-    let io = |source| tar_error(position, crate::tarball::TarError::Read { at: 0, source });
+    let io = |source| tar_error(position, TarError::Read { at: 0, source });
+    let spool = nameless_file(spool_dir).map_err(FlattenError::io("creating a spool file in", spool_dir))?;
     let allowed = budget.limits.uncompressed_bytes.saturating_sub(budget.bytes);
     let input = decompressor(file, compression).map_err(io)?;
     let chunks = ChunkReader::spawn(input).map_err(io)?;
@@ -270,18 +289,21 @@ fn index_compressed(
             source.drain().map_err(io)?;
             Ok((members, source.written, source.hasher.finish()))
         });
-    // A source that ran into its bound says only that reading failed.
-    let (members, bytes, diff_id) = match indexed {
-        Err(FlattenError::Tar { source: crate::tarball::TarError::Read { source, .. }, .. })
-            if source.kind() == io::ErrorKind::FileTooLarge =>
-        {
-            let limit = budget.limits.uncompressed_bytes;
-            return Err(FlattenError::TooMuch { what: "uncompressed bytes", limit });
-        }
-        other => other?,
-    };
+    let (members, bytes, diff_id) = indexed.map_err(|error| source_error(error, spool_dir, budget.limits))?;
     budget.take_bytes(bytes)?;
     Ok(Indexed { members, data: Arc::new(spool), diff_id, bytes })
+}
+
+/// The archive's reader sees only that its source failed; this tells why.
+fn source_error(error: FlattenError, spool_dir: &Path, limits: &LayerLimits) -> FlattenError {
+    let FlattenError::Tar { layer, source: TarError::Read { at, source } } = error else { return error };
+    if source.kind() == io::ErrorKind::FileTooLarge {
+        return FlattenError::TooMuch { what: "uncompressed bytes", limit: limits.uncompressed_bytes };
+    }
+    match source.downcast() {
+        Ok(SpoolFailed(source)) => FlattenError::io("writing a spool file in", spool_dir)(source),
+        Err(source) => tar_error(layer, TarError::Read { at, source }),
+    }
 }
 
 /// Indexes an archive in memory. For fuzzing.
@@ -326,7 +348,7 @@ fn index_members<S: Source>(
     }
 }
 
-fn tar_error(layer: usize, source: crate::tarball::TarError) -> FlattenError {
+fn tar_error(layer: usize, source: TarError) -> FlattenError {
     FlattenError::Tar { layer, source }
 }
 
@@ -491,7 +513,8 @@ impl SpoolingSource<'_> {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.hasher.update(&self.chunk);
-        self.spool.write_all_at(&self.chunk, self.written)?;
+        let kept = self.spool.write_all_at(&self.chunk, self.written);
+        kept.map_err(|error| io::Error::other(SpoolFailed(error)))?;
         self.written += self.chunk.len() as u64;
         self.work.advance(self.chunk.len() as u64);
         Ok(true)
@@ -572,5 +595,40 @@ impl Source for FileSource<'_> {
         }
         self.at += len;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_not_taken_for_a_damaged_layer() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let source = SpoolingSource {
+            chunks: ChunkReader::spawn(Box::new(io::repeat(0).take(4096))).unwrap(),
+            chunk: Vec::new(),
+            used: 0,
+            spool: &full,
+            written: 0,
+            allowed: u64::MAX,
+            hasher: Hasher::default(),
+            work: &Work::default(),
+        };
+        let limits = LayerLimits::default();
+        let read = index_members(TarReader::new(source), 1, &mut Budget::new(&limits), &Work::default());
+        let error = source_error(read.map(drop).unwrap_err(), Path::new("cache"), &limits);
+        let FlattenError::Io { path, source, .. } = error else { panic!("{error}") };
+        assert_eq!((path.as_path(), source.kind()), (Path::new("cache"), io::ErrorKind::StorageFull));
+    }
+
+    #[test]
+    fn spool_files_have_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in [nameless_file(dir.path()).unwrap(), unlinked_file(dir.path()).unwrap()] {
+            file.write_all_at(b"x", 9).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), 10);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

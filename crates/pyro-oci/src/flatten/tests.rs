@@ -235,6 +235,13 @@ fn names_that_are_not_utf8_are_named_in_the_error() {
 }
 
 #[test]
+fn names_in_errors_cannot_write_to_the_terminal() {
+    let error = refused(&[Archive::default().file("a\u{1b}[2J", b"").file("a\u{1b}[2J/x", b"").end()]);
+    assert!(matches!(error, FlattenError::ThroughFile { .. }));
+    assert!(!error.to_string().contains(char::is_control), "{error:?}");
+}
+
+#[test]
 fn symlinks_are_never_followed() {
     let same_layer = Archive::default().symlink("evil", "/etc").file("evil/passwd", b"x").end();
     assert!(matches!(refused(&[same_layer]), FlattenError::ThroughSymlink { link, .. } if link == "evil"));
