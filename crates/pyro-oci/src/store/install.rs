@@ -35,10 +35,31 @@ pub(super) enum Kind {
     Image,
 }
 
+/// Where the root file system comes from.
+pub(super) enum Contents {
+    /// Layers that are all here.
+    Layers(Vec<LayerSource>),
+    /// The same image, flattened earlier for another reference.
+    Linked(PartialDir),
+}
+
 impl Store {
-    /// Whether the image is already here, flattened for another reference.
-    pub(super) fn has_image(&self, plan: &Plan) -> bool {
-        plan.kind == Kind::Image && self.shared_image(&plan.key()).is_some()
+    /// Takes the image if it is already here, flattened for another reference. It is linked at once:
+    /// from then on nobody who prunes or removes can take it away before it is installed.
+    pub(super) fn link_image(&self, plan: &Plan) -> Result<Option<PartialDir>, StoreError> {
+        if plan.kind != Kind::Image {
+            return Ok(None);
+        }
+        let Some(shared) = self.shared_image(&plan.key()) else { return Ok(None) };
+        let partial = self.partial_dir(plan)?;
+        // Where it cannot be linked, or is gone meanwhile, it is made anew.
+        Ok(fs::hard_link(shared, partial.path().join(ROOTFS)).is_ok().then_some(partial))
+    }
+
+    fn partial_dir(&self, plan: &Plan) -> Result<PartialDir, StoreError> {
+        let parent = self.platform_dir();
+        PartialDir::create(&parent, &dir_name(&plan.reference))
+            .map_err(StoreError::at("creating a directory in", &parent))
     }
 
     fn image_path(&self, key: &Digest) -> PathBuf {
@@ -50,20 +71,24 @@ impl Store {
         fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == IMAGE_BYTES).then_some(path)
     }
 
-    /// Installs from layers that are all here; the environment's lock is held by the caller.
+    /// Installs what is all here; the environment's lock is held by the caller.
     pub(super) fn install(
         &self,
         plan: &Plan,
-        layers: Vec<LayerSource>,
+        contents: Contents,
         work: &Work,
     ) -> Result<Installed, PullError> {
-        let platform_dir = self.platform_dir();
         let target = self.install_dir(&plan.reference);
-        let partial = PartialDir::create(&platform_dir, &dir_name(&plan.reference))
-            .map_err(StoreError::at("creating a directory in", &platform_dir))?;
-        let record = match plan.kind {
-            Kind::Artifact => self.install_artifact(plan, layers, partial.path(), work)?,
-            Kind::Image => self.install_image(plan, layers, partial.path(), work)?,
+        let (partial, record) = match contents {
+            Contents::Linked(partial) => (partial, plan.image_record()),
+            Contents::Layers(layers) => {
+                let partial = self.partial_dir(plan)?;
+                let record = match plan.kind {
+                    Kind::Artifact => self.install_artifact(plan, layers, partial.path(), work)?,
+                    Kind::Image => self.install_image(plan, layers, partial.path(), work)?,
+                };
+                (partial, record)
+            }
         };
         work.check()?;
         write_record(&record, &partial.path().join(ENVIRONMENT_JSON))?;
@@ -101,20 +126,15 @@ impl Store {
         dir: &Path,
         work: &Work,
     ) -> Result<InstallManifest, PullError> {
-        let key = plan.key();
-        let rootfs = dir.join(ROOTFS);
+        let (key, rootfs) = (plan.key(), dir.join(ROOTFS));
+        // Another pull may have made it while this one was downloading.
         let linked = self.shared_image(&key).is_some_and(|shared| fs::hard_link(shared, &rootfs).is_ok());
         if !linked {
             flatten::flatten_to_ext4(layers, &rootfs, &self.config.limits, work)?;
             read_only(&rootfs)?;
             self.share(&rootfs, &key)?;
         }
-        Ok(InstallManifest {
-            rootfs_digest: Some(key),
-            rootfs_bytes: Some(IMAGE_BYTES),
-            formatter: Some(FORMATTER.into()),
-            ..plan.record()
-        })
+        Ok(plan.image_record())
     }
 
     /// Gives a flattened image its name by content. Where links are not possible it is only this
@@ -136,6 +156,15 @@ impl Store {
 impl Plan {
     fn key(&self) -> Digest {
         image_key(&self.diff_ids, crate::PLATFORM)
+    }
+
+    fn image_record(&self) -> InstallManifest {
+        InstallManifest {
+            rootfs_digest: Some(self.key()),
+            rootfs_bytes: Some(IMAGE_BYTES),
+            formatter: Some(FORMATTER.into()),
+            ..self.record()
+        }
     }
 
     fn record(&self) -> InstallManifest {

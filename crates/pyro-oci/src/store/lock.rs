@@ -94,11 +94,29 @@ impl PartialDir {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 other => other?,
             }
-            // Whoever prunes may take the directory in this moment, and then removes it: try another.
-            let Ok(lock) = File::open(&path) else { continue };
-            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && is_current(&lock, &path)? {
-                return Ok(Self { path, _lock: lock });
+            match Self::take(&path) {
+                Ok(Some(lock)) => return Ok(Self { path, _lock: lock }),
+                // Whoever prunes took the directory in this moment, and removes it: try another.
+                Ok(None) => {}
+                // Any other failure would meet the next directory too.
+                Err(error) => {
+                    drop(fs::remove_dir(&path));
+                    return Err(error);
+                }
             }
+        }
+    }
+
+    /// Locks the partial directory at `path`, unless somebody has it or it is gone.
+    fn take(path: &Path) -> io::Result<Option<File>> {
+        let lock = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(is_current(&lock, path)?.then_some(lock)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -106,9 +124,10 @@ impl PartialDir {
         &self.path
     }
 
-    /// Whether nobody uses the partial directory at `path`.
-    pub(crate) fn is_abandoned(path: &Path) -> bool {
-        File::open(path).is_ok_and(|dir| flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok())
+    /// The partial directory at `path` if nobody uses it, locked: until the lock is dropped nobody
+    /// can begin to.
+    pub(crate) fn abandoned(path: &Path) -> Option<File> {
+        Self::take(path).ok().flatten()
     }
 }
 

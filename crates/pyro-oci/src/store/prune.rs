@@ -33,7 +33,7 @@ impl Store {
         for path in children(&self.platform_dir())? {
             let name = file_name(&path);
             if name.starts_with(PARTIAL) {
-                if PartialDir::is_abandoned(&path) {
+                if let Some(_held) = PartialDir::abandoned(&path) {
                     pruned.remove_dir(&path, name)?;
                 }
             } else if !name.starts_with('.') && !keep.contains(&name) && is_stale(&path) {
@@ -72,11 +72,12 @@ impl Store {
 
     /// Partial directories of processes that died; called when something is about to be installed.
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
-        let mut pruned = Pruned::default();
         for path in children(&self.platform_dir())? {
-            let name = file_name(&path);
-            if name.starts_with(PARTIAL) && PartialDir::is_abandoned(&path) {
-                pruned.remove_dir(&path, name)?;
+            if file_name(&path).starts_with(PARTIAL)
+                && let Some(_held) = PartialDir::abandoned(&path)
+            {
+                // Wreckage that cannot go (another user's) is no reason not to install; pruning tells.
+                drop(fs::remove_dir_all(&path));
             }
         }
         Ok(())
@@ -97,6 +98,8 @@ impl Store {
         for path in children(&dir)? {
             let name = file_name(&path);
             if name.ends_with(".lock") {
+                // Nobody's, when it can be taken; then it goes with the value.
+                drop(Lock::try_take(&path).map_err(StoreError::at("locking", &path))?);
                 continue;
             }
             let lock = dir.join(format!("{}.lock", name.trim_end_matches(".part")));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::install::{Kind, Plan};
+use super::install::{Contents, Kind, Plan};
 use super::lock::Lock;
 use super::{Fault, Installed, PullError, Store, StoreError, absolute, dir_name};
 use crate::artifact::{self, KERNEL, ROOTFS};
@@ -140,11 +140,12 @@ impl Store {
         progress: Arc<dyn Progress>,
     ) -> Result<Installed, PullError> {
         let Resolved { manifest, plan } = origin.resolve(reference, source).await?;
-        let layers = if self.has_image(&plan) {
-            Vec::new()
-        } else {
-            progress.phase(Phase::Download);
-            origin.layers(self, &manifest, &plan).await?
+        let contents = match self.link_image(&plan)? {
+            Some(linked) => Contents::Linked(linked),
+            None => {
+                progress.phase(Phase::Download);
+                Contents::Layers(origin.layers(self, &manifest, &plan).await?)
+            }
         };
         progress.phase(Phase::Unpack);
         let told = Arc::clone(&progress);
@@ -154,7 +155,7 @@ impl Store {
         // The lock goes along: work that nobody waits for any more holds it until it has ended.
         let install = move || {
             let _held = lock;
-            store.install(&plan, layers, &work)
+            store.install(&plan, contents, &work)
         };
         let installed = blocking(install).await;
         drop(guard);

@@ -117,6 +117,66 @@ async fn prune_removes_wreckage_and_spares_work_and_installations() {
     assert_eq!(scratch.store.prune(&keep).unwrap(), Pruned::default());
 }
 
+#[test]
+fn an_abandoned_directory_cannot_be_taken_while_it_is_removed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = lock::PartialDir::create(scratch.path(), "x").unwrap();
+    assert!(lock::PartialDir::abandoned(dir.path()).is_none(), "somebody works there");
+    let path = scratch.path().join(".partial-dead");
+    fs::create_dir(&path).unwrap();
+    let held = lock::PartialDir::abandoned(&path).unwrap();
+    assert!(lock::PartialDir::abandoned(&path).is_none(), "somebody removes it");
+    drop(held);
+    assert!(lock::PartialDir::abandoned(&path).is_some());
+    fs::remove_dir(&path).unwrap();
+    assert!(lock::PartialDir::abandoned(&path).is_none());
+}
+
+fn image_plan(name: &str, diff_id: Digest) -> install::Plan {
+    install::Plan {
+        reference: name.parse().unwrap(),
+        source: "test".into(),
+        source_digest: diff_id,
+        config: ImageConfig::default(),
+        diff_ids: vec![diff_id],
+        kind: install::Kind::Image,
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_is_here_cannot_be_pruned_before_its_other_name_has_it() {
+    let scratch = Scratch::new();
+    let mut layer = Vec::new();
+    crate::tarball::write_file(&mut layer, "a", 5, &mut &b"hello"[..]).unwrap();
+    crate::tarball::write_end(&mut layer, 0).unwrap();
+    let file = scratch.dir.path().join("layer");
+    fs::write(&file, &layer).unwrap();
+    let diff_id = Digest::of(&layer);
+    let first = image_plan("localhost/first:1", diff_id);
+    let second = image_plan("localhost/second:1", diff_id);
+    scratch.store.make_dir(&scratch.store.platform_dir()).unwrap();
+    assert!(scratch.store.link_image(&first).unwrap().is_none());
+    let layers =
+        vec![crate::flatten::LayerSource { file: fs::File::open(file).unwrap(), diff_id: Some(diff_id) }];
+    let work = crate::flatten::Work::default();
+    let installed = scratch.store.install(&first, install::Contents::Layers(layers), &work).unwrap();
+    let written = data_bytes(&installed.rootfs);
+
+    let linked = scratch.store.link_image(&second).unwrap().unwrap();
+    assert!(scratch.store.remove(&first.reference).await.unwrap());
+    scratch.store.prune(&HashSet::new()).unwrap();
+    let installed = scratch.store.install(&second, install::Contents::Linked(linked), &work).unwrap();
+    assert_eq!(data_bytes(&installed.rootfs), written, "the whole image");
+    assert!(scratch.store.remove(&second.reference).await.unwrap());
+    assert!(scratch.store.link_image(&first).unwrap().is_none());
+    assert_eq!(scratch.names(), Vec::<String>::new());
+}
+
+fn data_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).unwrap().blocks() * 512
+}
+
 #[tokio::test]
 async fn remove_takes_one_environment_away() {
     let scratch = Scratch::new();
