@@ -80,7 +80,12 @@ pub fn nearest(name: &str) -> Option<&'static str> {
     // A third of the name may be wrong; beyond that a suggestion would be a guess.
     let tolerance = (name.chars().take(LONGEST).count() / 3).max(2);
     let ranked = CATALOG.iter().map(|entry| (distance(name, entry.name), entry.name));
-    ranked.min().filter(|(distance, _)| *distance <= tolerance).map(|(_, name)| name)
+    let close = ranked.min().filter(|(distance, _)| *distance <= tolerance).map(|(_, name)| name);
+    // A name without its version is far in edits, but clear.
+    close.or_else(|| {
+        let versioned = |entry: &&CatalogEntry| entry.name.split(':').next() == Some(name);
+        CATALOG.iter().find(versioned).map(|entry| entry.name)
+    })
 }
 
 /// Longer input is no name at all, and must not cost quadratic time.

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde::Deserialize;
 
 use crate::digest::{Digest, Hasher};
-use crate::limits::{LAYERS, MANIFEST_BYTES};
+use crate::limits::{LAYERS, MANIFEST_BYTES, PATH_BYTES};
 use crate::manifest::{self, Descriptor, Document, ManifestError, REF_NAME};
 use crate::reference::LocalReference;
-use crate::tarball::{Content, MemberKind, TarError, TarReader};
+use crate::tarball::{Content, MemberKind, TarError, TarReader, shown};
 
 /// Why a local image cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,9 @@ pub enum LayoutError {
     /// A document in it.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// A blob of an archive could not be copied out of it.
+    #[error("copying a blob into the environment cache failed")]
+    Spool(#[source] io::Error),
 }
 
 /// A layout that is open for reading.
@@ -113,8 +116,7 @@ impl Layout {
     /// Opens an archive and finds its members.
     pub(crate) fn archive(reference: &LocalReference) -> Result<Self, LayoutError> {
         let (path, tag) = whole_path(reference);
-        let file = File::open(&path).map_err(io_at(&path))?;
-        let len = file.metadata().map_err(io_at(&path))?.len();
+        let (file, len) = open_regular(&path).map_err(io_at(&path))?;
         let members = archive_members(&file, len)
             .map_err(|source| LayoutError::Archive { path: path.clone(), source })?;
         Ok(Self { path, tag, files: Files::Archive { file, members }, names: OnceLock::new() })
@@ -152,14 +154,16 @@ impl Layout {
             other => other?,
         };
         let malformed = |why: String| ManifestError::Malformed { document: "manifest.json", why };
-        let images: Vec<SavedImage> = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+        let images: Vec<SavedImage> =
+            serde_json::from_slice(&bytes).map_err(|e| malformed(shown(e.to_string().as_bytes())))?;
         let tags = |image: &SavedImage| image.repo_tags.clone().unwrap_or_default();
         let wanted = |image: &&SavedImage| {
             self.tag.as_ref().is_none_or(|tag| tags(image).iter().any(|t| t.ends_with(&format!(":{tag}"))))
         };
         let matching: Vec<&SavedImage> = images.iter().filter(wanted).collect();
         let [image] = &*matching else {
-            let names: Vec<String> = images.iter().flat_map(tags).take(20).collect();
+            let names = images.iter().flat_map(tags).take(20).map(|tag| shown(tag.as_bytes()));
+            let names: Vec<String> = names.collect();
             let asked = self.tag.clone().unwrap_or_else(|| "without a tag".into());
             return Err(LayoutError::NoSuchTag { path: self.path.clone(), asked, names: names.join(", ") });
         };
@@ -203,7 +207,8 @@ impl Layout {
         };
         let first = matches.first().map(name);
         if matches.is_empty() || matches.iter().any(|d| Some(name(d)) != first) {
-            let names: Vec<String> = entries.iter().take(20).map(name).collect();
+            let names = entries.iter().take(20).map(|entry| shown(name(entry).as_bytes()));
+            let names: Vec<String> = names.collect();
             let asked = self.tag.clone().unwrap_or_else(|| "without a tag".into());
             return Err(LayoutError::NoSuchTag { path: self.path.clone(), asked, names: names.join(", ") });
         }
@@ -241,7 +246,7 @@ impl Layout {
         }
         let copy = match &self.files {
             Files::Directory => None,
-            Files::Archive { .. } => Some(spool().map_err(io_at(&path))?),
+            Files::Archive { .. } => Some(spool().map_err(LayoutError::Spool)?),
         };
         let mut hasher = Hasher::default();
         let mut buffer = vec![0; 1 << 20];
@@ -251,7 +256,7 @@ impl Layout {
             file.read_exact_at(&mut buffer[..n], at + done).map_err(io_at(&path))?;
             hasher.update(&buffer[..n]);
             if let Some(copy) = &copy {
-                copy.write_all_at(&buffer[..n], done).map_err(io_at(&path))?;
+                copy.write_all_at(&buffer[..n], done).map_err(LayoutError::Spool)?;
             }
             done += n as u64;
         }
@@ -277,10 +282,8 @@ impl Layout {
     fn open(&self, name: &str) -> Result<(File, u64, u64), LayoutError> {
         let path = self.path.join(name);
         let found: io::Result<_> = match &self.files {
-            Files::Directory => File::open(&path).and_then(|file| {
-                let len = file.metadata()?.len();
-                Ok((file, 0, len))
-            }),
+            Files::Directory if !is_inside(name) => Err(io::ErrorKind::NotFound.into()),
+            Files::Directory => open_regular(&path).map(|(file, len)| (file, 0, len)),
             Files::Archive { file, members } => match members.get(name) {
                 Some(&(at, len)) => file.try_clone().map(|file| (file, at, len)),
                 None => Err(io::ErrorKind::NotFound.into()),
@@ -288,6 +291,22 @@ impl Layout {
         };
         found.map_err(io_at(&path))
     }
+}
+
+/// Opens a file and tells its length. A pipe that somebody put in its place must not be waited for.
+fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits();
+    let file = File::options().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    let metadata = file.metadata()?;
+    match metadata.is_file() {
+        true => Ok((file, metadata.len())),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
+/// Whether a name that the layout itself gives stays within the layout.
+fn is_inside(name: &str) -> bool {
+    Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 fn hash_range(file: &File, at: u64, len: u64) -> io::Result<Digest> {
@@ -323,14 +342,47 @@ fn whole_path(reference: &LocalReference) -> (PathBuf, Option<String>) {
 fn archive_members(file: &File, len: u64) -> Result<HashMap<String, (u64, u64)>, TarError> {
     let mut reader = TarReader::new(crate::flatten::FileSource::new(file, len));
     let mut members = HashMap::new();
+    let mut links = Vec::new();
     while let Some(member) = reader.next_member()? {
-        let MemberKind::File(Content::Plain { at, len }) = member.kind else { continue };
-        let Ok(name) = String::from_utf8(member.path) else { continue };
-        if members.len() >= ARCHIVE_MEMBERS {
-            let what = format!("more than {ARCHIVE_MEMBERS} members");
-            return Err(TarError::Header { at, what });
+        let Some(name) = plain_name(&member.path, "") else { continue };
+        match member.kind {
+            MemberKind::File(Content::Plain { at, len }) => drop(members.insert(name, (at, len))),
+            MemberKind::Symlink(target) => {
+                let dir = name.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
+                links.extend(plain_name(&target, &dir).map(|target| (name, target)));
+            }
+            MemberKind::HardLink(target) => {
+                links.extend(plain_name(&target, "").map(|target| (name, target)))
+            }
+            _ => {}
         }
-        members.insert(name.trim_start_matches("./").to_owned(), (at, len));
+        if members.len() + links.len() > ARCHIVE_MEMBERS {
+            let what = format!("more than {ARCHIVE_MEMBERS} members");
+            return Err(TarError::Header { at: 0, what });
+        }
+    }
+    // `docker save` writes a layer that occurs twice once, and a link to it.
+    for (name, target) in links {
+        if let Some(&place) = members.get(&target) {
+            members.entry(name).or_insert(place);
+        }
     }
     Ok(members)
+}
+
+/// A name in the archive without `.` and `..`; `None` where it leaves the archive or is no name of ours.
+fn plain_name(claimed: &[u8], dir: &str) -> Option<String> {
+    let claimed = std::str::from_utf8(claimed).ok().filter(|name| name.len() <= PATH_BYTES)?;
+    if claimed.starts_with('/') {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in dir.split('/').chain(claimed.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            name => parts.push(name),
+        }
+    }
+    Some(parts.join("/"))
 }

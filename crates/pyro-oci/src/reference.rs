@@ -73,11 +73,16 @@ impl ReferenceError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { nearest: Some(name), .. } => Some(format!("did you mean '{name}'?")),
-            Self::Unknown { name, nearest: None } => Some(format!(
-                "for an image in a registry write its host too: docker.io/library/{}",
-                name.trim_start_matches('/')
-            )),
-            Self::Malformed { .. } => None,
+            Self::Unknown { name, nearest: None } if name.starts_with('/') || name.ends_with(".tar") => {
+                Some(format!("for a local image write oci:{name} (a layout directory) or oci-archive:{name}"))
+            }
+            Self::Unknown { name, nearest: None } => {
+                let official = if name.contains('/') { "" } else { "library/" };
+                Some(format!("for an image in a registry write its host too: docker.io/{official}{name}"))
+            }
+            Self::Malformed { .. } => {
+                Some("images are named HOST/REPOSITORY:TAG, oci:DIR:TAG or oci-archive:FILE:TAG".into())
+            }
         }
     }
 }
@@ -288,7 +293,12 @@ mod tests {
             error.to_string(),
             "unknown environment 'python:3.12'; expected one of: debian:12, debian:12-base, debian:12-build"
         );
-        assert!(error.hint().unwrap().contains("docker.io/library/python:3.12"));
+        let hint = |text: &str| text.parse::<Reference>().unwrap_err().hint().unwrap();
+        assert!(hint("python:3.12").ends_with(" docker.io/library/python:3.12"));
+        assert!(hint("bitnami/redis").ends_with(" docker.io/bitnami/redis"));
+        assert!(hint("/tmp/image.tar").contains("oci-archive:/tmp/image.tar"));
+        assert!(hint("./image").contains("oci:DIR"));
+        assert_eq!(hint("debian"), "did you mean 'debian:12'?");
     }
 
     #[test]

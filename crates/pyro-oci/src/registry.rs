@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::limits;
-use crate::store::{Fault, StoreError};
+use crate::store::{CACHE_HINT, Fault, StoreError};
 
 pub(crate) use blob::BlobStore;
 pub(crate) use client::{Access, Client, Session};
@@ -207,7 +207,7 @@ pub enum RegistryError {
         why: String,
     },
     /// A mirror failed, and then the registry did.
-    #[error("{origin} (before that, mirror {mirror}: {mirror_error})")]
+    #[error("mirror {mirror} failed ({mirror_error}), and then the registry did")]
     AfterMirror {
         /// The registry's error.
         #[source]
@@ -275,12 +275,17 @@ impl RegistryError {
                 Some("the registry or something in between sent wrong data; try again, or another mirror")
             }
             Self::AfterMirror { origin, .. } => origin.hint(),
-            Self::Status { .. }
-            | Self::Redirect { .. }
-            | Self::Auth(_)
-            | Self::Credentials { .. }
-            | Self::Address { .. }
-            | Self::Store(_) => None,
+            Self::Status { .. } | Self::Redirect { .. } => {
+                Some("the registry does not work as it should: try again later, or use a mirror")
+            }
+            Self::Auth(_) => Some("check the registry's name, and log in with `docker login`"),
+            Self::Credentials { .. } => {
+                Some("check Docker's config.json and the credential helper that it names")
+            }
+            Self::Address { .. } => {
+                Some("check the registry's name, and the mirrors in config.toml and PYRO_REGISTRY_MIRROR")
+            }
+            Self::Store(_) => Some(CACHE_HINT),
         }
     }
 }

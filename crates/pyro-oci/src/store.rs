@@ -19,7 +19,7 @@ mod pull;
 mod record;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,10 +31,11 @@ use crate::catalog::{self, CATALOG, CATALOG_REGISTRY, CATALOG_VERSION, CatalogEn
 use crate::digest::Digest;
 use crate::flatten::FlattenError;
 use crate::layout::LayoutError;
-use crate::limits::LayerLimits;
+use crate::limits::{self, LayerLimits};
 use crate::manifest::{ImageConfig, ManifestError};
 use crate::reference::{LocalReference, Reference};
 use crate::registry::{RegistryConfig, RegistryError};
+use crate::tarball::shown;
 
 pub use prune::Pruned;
 pub use record::InstallManifest;
@@ -212,6 +213,7 @@ impl PullError {
         match self {
             Self::Registry(error) => error.fault(),
             Self::Manifest(_) | Self::NotAnEnvironment { .. } => Fault::Remote,
+            Self::Layout(LayoutError::Spool(_)) => Fault::Host,
             Self::Layout(_) => Fault::Caller,
             Self::Artifact(ArtifactError::Io { .. }) | Self::Store(_) => Fault::Host,
             Self::Artifact(ArtifactError::Layer(error)) | Self::Layers(error) => match error {
@@ -222,6 +224,10 @@ impl PullError {
         }
     }
 }
+
+/// What to try when the cache cannot be read or written.
+pub(crate) const CACHE_HINT: &str =
+    "the environment cache must be a directory that you can write to, with free space";
 
 /// What to try when layers cannot become a file system.
 fn layers_hint(error: &FlattenError) -> &'static str {
@@ -246,27 +252,42 @@ fn layers_hint(error: &FlattenError) -> &'static str {
     }
 }
 
+/// What to try when a document is no image for us.
+fn manifest_hint(error: &ManifestError) -> &'static str {
+    match error {
+        ManifestError::NoPlatform(_) | ManifestError::WrongPlatform(_) => {
+            "guests are linux/amd64: use an image that is built for it"
+        }
+        _ => "the image is damaged or not an image: push it again, or use another tag",
+    }
+}
+
+/// What to try when a local image cannot be read.
+fn layout_hint(error: &LayoutError) -> &'static str {
+    match error {
+        LayoutError::NoSuchTag { .. } => "name one of them: oci:DIR:TAG",
+        LayoutError::NotALayout(_) | LayoutError::Io { .. } | LayoutError::Archive { .. } => {
+            "oci:DIR takes an image layout directory, oci-archive:FILE a tar of one"
+        }
+        LayoutError::Manifest(error @ (ManifestError::NoPlatform(_) | ManifestError::WrongPlatform(_))) => {
+            manifest_hint(error)
+        }
+        _ => "the layout is damaged: export it again",
+    }
+}
+
 impl PullError {
     /// What to try, for people.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Layout(LayoutError::Spool(_))
+            | Self::Artifact(ArtifactError::Io { .. })
+            | Self::Store(_) => Some(CACHE_HINT),
             Self::Registry(error) => error.hint(),
-            Self::Manifest(ManifestError::NoPlatform(_) | ManifestError::WrongPlatform(_)) => {
-                Some("guests are linux/amd64: use an image that is built for it")
-            }
-            Self::Manifest(_) => {
-                Some("the image is damaged or not an image: push it again, or use another tag")
-            }
-            Self::Layout(LayoutError::NoSuchTag { .. }) => Some("name one of them: oci:DIR:TAG"),
-            Self::Layout(
-                LayoutError::NotALayout(_) | LayoutError::Io { .. } | LayoutError::Archive { .. },
-            ) => Some("oci:DIR takes an image layout directory, oci-archive:FILE a tar of one"),
-            Self::Layout(_) => Some("the layout is damaged: export it again"),
+            Self::Manifest(error) => Some(manifest_hint(error)),
+            Self::Layout(error) => Some(layout_hint(error)),
             Self::Layers(error) | Self::Artifact(ArtifactError::Layer(error)) => Some(layers_hint(error)),
-            Self::Artifact(ArtifactError::Io { .. }) | Self::Store(_) => {
-                Some("the environment cache must be a directory that you can write to, with free space")
-            }
             Self::Artifact(ArtifactError::Missing(_) | ArtifactError::TooLarge { .. })
             | Self::NotAnEnvironment { .. } => {
                 Some("the registry holds something else under this name: check the mirror")
@@ -350,10 +371,12 @@ impl Store {
             if let (Some(own), Reference::Image(_) | Reference::Layout(_) | Reference::Archive(_)) =
                 (installed.record.environment, reference)
             {
-                inspection.description = own.description;
-                inspection.default_packages = own.default_packages;
-                inspection.distribution = own.distribution;
-                inspection.distribution_version = own.distribution_version;
+                // The image's own words, which end up on a terminal.
+                let plain = |text: &String| shown(text.as_bytes());
+                inspection.description = plain(&own.description);
+                inspection.default_packages = own.default_packages.iter().map(plain).collect();
+                inspection.distribution = plain(&own.distribution);
+                inspection.distribution_version = plain(&own.distribution_version);
             }
         }
         inspection
@@ -462,10 +485,16 @@ fn dir_name(reference: &Reference) -> String {
     format!("{readable}-{}", &Digest::of(name.as_bytes()).hex()[..12])
 }
 
+fn read_record(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limits::INSTALL_MANIFEST_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// An installation is good when its manifest can be read and its files are there, in their sizes.
 fn read_installed(dir: &Path) -> Option<Installed> {
     let install_manifest = dir.join(ENVIRONMENT_JSON);
-    let bytes = fs::read(&install_manifest).ok()?;
+    let bytes = read_record(&install_manifest).ok()?;
     let record: InstallManifest = serde_json::from_slice(&bytes).ok()?;
     let file = |name: &str, expected: Option<u64>| {
         let path = dir.join(name);

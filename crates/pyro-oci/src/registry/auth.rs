@@ -7,6 +7,7 @@ use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use super::{Credentials, RegistryConfig, RegistryError};
+use crate::tarball::shown;
 
 /// What a registry is shown.
 #[derive(Clone)]
@@ -51,6 +52,11 @@ pub(super) async fn lookup(config: &RegistryConfig, host: &str) -> Result<Secret
             if stdout.contains("credentials not found") || stderr.contains("credentials not found") =>
         {
             Ok(Secret::Anonymous)
+        }
+        Err(CredentialRetrievalError::HelperFailure { helper, stdout, stderr }) => {
+            // Helpers complain on either stream, at any length.
+            let said = stderr.lines().chain(stdout.lines()).find(|line| !line.trim().is_empty());
+            Err(failed(format!("`{helper}` failed: {}", shown(said.unwrap_or_default().as_bytes()))))
         }
         Err(error) => Err(failed(error.to_string())),
     }
