@@ -9,6 +9,8 @@ mod docker;
 mod images;
 #[path = "registry/lying.rs"]
 mod lying;
+#[path = "registry/secrets.rs"]
+mod secrets;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -154,6 +156,9 @@ async fn an_environment_is_pushed_pulled_by_a_mirror_and_kept_without_a_registry
     let error = pull(&cache, &debian).await.unwrap_err();
     assert!(matches!(&error, PullError::Registry(RegistryError::AfterMirror { .. })), "{error}");
     assert_eq!(error.fault(), Fault::Remote);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.starts_with("failed to fetch OCI resource https://registry-1.docker.io"), "{cause}");
+    assert!(!error.to_string().contains(&cause), "the cause is told once: {error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,6 +298,25 @@ async fn a_layer_that_never_ends_is_cut() {
 async fn a_layer_that_is_always_cut_short_ends_in_an_error() {
     let error = refused_layer(|image| Answer::cut(&layer_bytes(image), 10)).await;
     assert!(matches!(error, RegistryError::Truncated { .. } | RegistryError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_layer_that_must_always_begin_again_ends_in_an_error() {
+    let image = Arc::new(Image::one_layer(&[9; 300_000]));
+    let known = Arc::clone(&image);
+    // Far enough each time to count as progress, if it were any.
+    let server = mostly_honest(image, move |asked| {
+        let begin = || match asked.header("range") {
+            None => Answer::cut(&layer_bytes(&known), 200_000),
+            Some(_) => Answer::new(416, "{}"),
+        };
+        is_layer(&known, asked).then(begin)
+    });
+    let cache = Cache::new();
+    let reference = reference(&server);
+    let pulling = tokio::time::timeout(Duration::from_secs(20), pull(&cache, &reference));
+    let error = pulling.await.expect("it ends").unwrap_err();
+    assert_eq!(error.fault(), Fault::Remote);
 }
 
 #[tokio::test]
@@ -438,6 +462,24 @@ async fn refusals_are_told_apart() {
     );
     let html = pull(&Cache::new(), &reference(&say(200, "<html>"))).await.unwrap_err();
     assert!(matches!(html, PullError::Manifest(_)), "{html}");
+    assert!(html.hint().is_some());
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_written_is_this_machines_fault() {
+    let server = mostly_honest(Arc::new(Image::one_layer(b"x")), |_| None);
+    let cache = Cache::new();
+    std::fs::write(cache.path("cache"), "not a directory").unwrap();
+    let error = pull(&cache, &reference(&server)).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Host);
+    assert!(error.hint().unwrap().contains("write"), "{error}");
+    std::fs::remove_file(cache.path("cache")).unwrap();
+    std::fs::create_dir_all(cache.path("cache/linux-x86_64")).unwrap();
+    // Nothing can be made below this.
+    std::fs::write(cache.path("cache/linux-x86_64/.downloads"), "not a directory").unwrap();
+    let error = pull(&cache, &reference(&server)).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Host);
+    assert_eq!(cache.files(), [".downloads"]);
 }
 
 /// A registry that wants a token, which its token server gives for the right password (or to anybody).
@@ -537,6 +579,42 @@ async fn a_mirror_never_sees_the_registrys_password_and_a_broken_one_is_passed_b
     assert!(mirror.asked()[0].path.contains("?ns="));
 }
 
+fn saved_twice(layer: &[u8], config: &[u8], list: &[u8]) -> Vec<u8> {
+    let mut archive = tar(&[("ab/layer.tar", layer), ("c.json", config), ("manifest.json", list)]);
+    archive.truncate(archive.len() - 1024);
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_size(0);
+    let mut builder = tar::Builder::new(archive);
+    builder.append_link(&mut link, "cd/layer.tar", "../ab/layer.tar").unwrap();
+    builder.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn a_layout_that_names_files_outside_or_holds_a_pipe_is_refused() {
+    let cache = Cache::new();
+    std::fs::create_dir(cache.path("layout")).unwrap();
+    let layout: Reference = format!("oci:{}", cache.path("layout").display()).parse().unwrap();
+    std::fs::write(cache.path("outside.json"), "{}").unwrap();
+    for name in ["../outside.json".to_owned(), cache.path("outside.json").display().to_string()] {
+        let list = serde_json::json!([{"Config": name, "Layers": []}]);
+        std::fs::write(cache.path("layout/manifest.json"), list.to_string()).unwrap();
+        let error = pull(&cache, &layout).await.unwrap_err();
+        assert!(matches!(&error, PullError::Layout(layout::LayoutError::Io { .. })), "{error}");
+    }
+    let made = Command::new("mkfifo").arg(cache.path("layout/index.json")).status().unwrap();
+    assert!(made.success());
+    // A thread that waits for a pipe cannot be cancelled, only left.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        sender.send(runtime.block_on(pull(&cache, &layout)).unwrap_err())
+    });
+    let error = receiver.recv_timeout(Duration::from_secs(20)).expect("a pipe is not waited for");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!((error.fault(), &*cause), (Fault::Caller, "it is not a regular file"));
+}
+
 #[tokio::test]
 async fn a_layout_and_its_archive_are_environments_too() {
     let cache = Cache::new();
@@ -568,6 +646,14 @@ async fn a_layout_and_its_archive_are_environments_too() {
     let saved: Reference = format!("oci-archive:{}:old", cache.path("saved.tar").display()).parse().unwrap();
     let installed = pull(&cache, &saved).await.unwrap();
     assert!(installed.record.formatter.is_some());
+
+    // It wrote a layer that occurs twice as a link to the first.
+    let config = serde_json::json!({"rootfs": {"diff_ids": vec![Digest::of(&layer); 2]}}).to_string();
+    let list = serde_json::json!([{"Config": "c.json", "Layers": ["ab/layer.tar", "cd/layer.tar"]}]);
+    let twice = saved_twice(&layer, config.as_bytes(), list.to_string().as_bytes());
+    std::fs::write(cache.path("twice.tar"), twice).unwrap();
+    let twice: Reference = format!("oci-archive:{}", cache.path("twice.tar").display()).parse().unwrap();
+    pull(&cache, &twice).await.unwrap();
 
     let absent = format!("oci:{}:v2", cache.path("layout").display());
     let error = pull(&cache, &absent.parse().unwrap()).await.unwrap_err();

@@ -138,14 +138,16 @@ impl Session {
     ) -> Result<(), RegistryError> {
         let mut failures = 0;
         let mut resumed = part.len > 0;
+        let mut restarted = false;
+        let mut furthest = part.len;
         loop {
-            let before = part.len;
             let error = match self.transfer(endpoint, descriptor, part).await {
                 Ok(()) => match self.verify(descriptor, part) {
                     Ok(()) => return Ok(()),
                     // Perhaps only what was found on the disk was bad: once more from the start.
-                    Err(_) if resumed => {
-                        resumed = false;
+                    Err(_) if resumed && !restarted => {
+                        restarted = true;
+                        furthest = 0;
                         part.restart()?;
                         continue;
                     }
@@ -161,9 +163,13 @@ impl Session {
                 Err(error) => error,
             };
             resumed |= part.len > 0;
-            // Progress earns new attempts, but a server that cuts every few bytes does not get them for ever.
+            // Progress earns new attempts, but only beyond what was reached before: a server that cuts every
+            // few bytes, or lets everything begin again and again, does not get them for ever.
             let step = (descriptor.size / u64::from(ATTEMPTS * 4)).max(64 << 10);
-            failures = if part.len >= before + step { 1 } else { failures + 1 };
+            failures += 1;
+            if part.len >= furthest.saturating_add(step) {
+                (failures, furthest) = (1, part.len);
+            }
             self.pause(error, failures).await?;
         }
     }

@@ -319,11 +319,13 @@ impl Session {
         Ok(())
     }
 
-    /// Sends with what authorization there is; a 401 is answered once.
+    /// Sends with what authorization there is; a 401 is answered once. Another host, to which a redirect
+    /// or an upload led, has no say in where credentials go.
     pub(super) async fn send(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Response, RegistryError> {
         let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&endpoint.base).cloned();
         let response = self.follow(endpoint, ask, known.as_ref()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != ask.url.origin() {
+        let home = endpoint.url("")?.origin();
+        if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != home {
             return Ok(response);
         }
         let challenge = Challenge::from_headers(response.headers())?;
@@ -397,21 +399,19 @@ impl Session {
             Access::Push => "pull,push",
         };
         let scope = format!("repository:{}:{actions}", self.image.repository);
-        retrying!(self, async {
-            let request = self.token_request(realm_url.clone(), service.as_deref(), &scope, &secret)?;
-            let waited = tokio::time::timeout(self.timing().request, request.send()).await;
-            let response = waited.map_err(|_| self.stalled(&realm_url, 0, self.timing().request))?;
-            let response = response.map_err(|source| unreachable_url(&realm_url, source))?;
-            if matches!(response.status().as_u16(), 400 | 401 | 403) {
-                return Err(self.denied(
-                    endpoint,
-                    &format!("{} from {}", response.status().as_u16(), shown_url(&realm_url)),
-                ));
-            }
-            let response = self.success(endpoint, response, "token server").await?;
-            let token = TokenAnswer::parse(&self.bounded(response, TOKEN_BYTES).await?)?;
-            header_value(&format!("Bearer {token}"))
-        })
+        // Whoever sends the request that needs the token tries again, so this does not: attempts would
+        // multiply.
+        let request = self.token_request(realm_url.clone(), service.as_deref(), &scope, &secret)?;
+        let waited = tokio::time::timeout(self.timing().request, request.send()).await;
+        let response = waited.map_err(|_| self.stalled(&realm_url, 0, self.timing().request))?;
+        let response = response.map_err(|source| unreachable_url(&realm_url, source))?;
+        if matches!(response.status().as_u16(), 400 | 401 | 403) {
+            let said = format!("{} from {}", response.status().as_u16(), shown_url(&realm_url));
+            return Err(self.denied(endpoint, &said));
+        }
+        let response = self.success(endpoint, response, "token server").await?;
+        let token = TokenAnswer::parse(&self.bounded(response, TOKEN_BYTES).await?)?;
+        header_value(&format!("Bearer {token}"))
     }
 
     fn token_request(

@@ -1,17 +1,16 @@
 //! A small HTTP server that says whatever a test wants.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 /// What was asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    /// For failure messages.
-    #[allow(dead_code)]
     pub(crate) method: String,
     pub(crate) path: String,
     headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Asked {
@@ -104,7 +103,9 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Asked) -> Answer, log: &Mutex<Vec<A
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
     }
-    let asked = Asked { method, path, headers };
+    let mut asked = Asked { method, path, headers, body: Vec::new() };
+    let len: u64 = asked.header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
+    drop(reader.take(len).read_to_end(&mut asked.body));
     log.lock().unwrap().push(asked.clone());
     // The client hangs up on liars: errors are what is being tested.
     let _ = send(stream, answer(&asked));
