@@ -579,6 +579,17 @@ async fn a_mirror_never_sees_the_registrys_password_and_a_broken_one_is_passed_b
     assert!(mirror.asked()[0].path.contains("?ns="));
 }
 
+#[tokio::test]
+async fn a_mirror_that_failed_is_not_waited_for_again() {
+    let server = mostly_honest(Arc::new(Image::one_layer(b"x")), |_| None);
+    let mirror = Server::start(|_| Answer::new(503, "{}"));
+    let mut cache = Cache::new();
+    cache.config.registry.mirrors = vec![Mirror { registry: None, endpoint: mirror.address.to_string() }];
+    pull(&cache, &reference(&server)).await.unwrap();
+    assert!(mirror.asked().iter().all(|asked| asked.path.contains("/manifests/")));
+    assert_eq!(mirror.asked().len(), 5);
+}
+
 fn saved_twice(layer: &[u8], config: &[u8], list: &[u8]) -> Vec<u8> {
     let mut archive = tar(&[("ab/layer.tar", layer), ("c.json", config), ("manifest.json", list)]);
     archive.truncate(archive.len() - 1024);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -106,7 +107,7 @@ impl Client {
         let base = format!("{}/v2/{repository}", url.as_str().trim_end_matches('/'));
         let namespace =
             mirrored.map(|r| if is_docker_hub(r) { "docker.io".to_owned() } else { r.to_owned() });
-        Ok(Endpoint { name, base, namespace })
+        Ok(Endpoint { name, base, namespace, given_up: AtomicBool::new(false) })
     }
 
     fn is_plain(&self, address: &str) -> bool {
@@ -131,9 +132,15 @@ pub(crate) struct Endpoint {
     base: String,
     /// What a mirror is asked to be.
     namespace: Option<String>,
+    /// A mirror that failed is not asked again: each blob would wait for it anew.
+    given_up: AtomicBool,
 }
 
 impl Endpoint {
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
     pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
         let ns = self.namespace.as_ref().map_or_else(String::new, |ns| format!("?ns={ns}"));
         let text = format!("{}/{path}{ns}", self.base);
@@ -167,6 +174,9 @@ macro_rules! on_endpoints {
         let mut mirror_failed = None;
         loop {
             let $endpoint = endpoints.next().expect("the registry's own endpoint is the last");
+            if $endpoint.is_given_up() {
+                continue;
+            }
             match $attempt.await {
                 Ok(value) => break Ok(value),
                 Err(error) if endpoints.len() > 0 => match $session.mirror_failure($endpoint, error) {
@@ -292,6 +302,8 @@ impl Session {
         if matches!(error, RegistryError::Store(_)) {
             return Err(error);
         }
+        // One that lacks something may have the rest.
+        mirror.given_up.fetch_or(!matches!(error, RegistryError::NotFound { .. }), Ordering::Relaxed);
         let text = chain(&error);
         self.progress.retry(&format!("mirror {}: {text}", mirror.name));
         Ok((mirror.name.clone(), text))
