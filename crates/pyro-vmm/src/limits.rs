@@ -16,6 +16,9 @@ pub const MAX_HOST_PORTS: usize = 64;
 pub const MAX_CONFIG_BYTES: usize = 64 << 10;
 /// The console tail kept and sent: enough for a panic's trace with the log before it.
 pub const CONSOLE_TAIL_BYTES: usize = 64 << 10;
+/// Characters of a guest's panic message that are passed on; the kernel's own are far shorter, and the rest
+/// stays on the console.
+pub const PANIC_MESSAGE_CHARS: usize = 1 << 10;
 /// An event holds at most one console tail, a third larger as base64, and short texts.
 pub const MAX_EVENT_BYTES: usize = 128 << 10;
 /// What is kept of the engine's own messages.

@@ -58,8 +58,9 @@ impl AsFd for ConsoleReader {
 
 fn reset_reason(tail: &str) -> ExitReason {
     if let Some((_, rest)) = tail.split_once(PANIC_MARK) {
-        let message = rest.lines().next().unwrap_or_default().trim();
-        return ExitReason::Panicked { message: message.to_owned() };
+        let line = rest.lines().next().unwrap_or_default().trim();
+        // The guest may have written it itself, without end.
+        return ExitReason::Panicked { message: line.chars().take(limits::PANIC_MESSAGE_CHARS).collect() };
     }
     match tail.contains(RESTART_MARK) {
         true => ExitReason::Rebooted,
@@ -80,5 +81,14 @@ mod tests {
         );
         assert_eq!(reset_reason("[ 1.0] reboot: Restarting system\r\n"), ExitReason::Rebooted);
         assert_eq!(reset_reason(""), ExitReason::TripleFault);
+    }
+
+    #[test]
+    fn an_endless_panic_message_still_fits_an_event() {
+        // What takes the most bytes in JSON.
+        let endless = format!("{PANIC_MARK}{}", "\u{1}".repeat(limits::CONSOLE_TAIL_BYTES));
+        let console_tail = endless.as_bytes()[..limits::CONSOLE_TAIL_BYTES].to_vec();
+        let event = crate::protocol::Event::Exited { reason: reset_reason(&endless), console_tail };
+        assert!(serde_json::to_vec(&event).unwrap().len() <= limits::MAX_EVENT_BYTES);
     }
 }
