@@ -67,13 +67,17 @@ struct EngineJail {
     landlock: Option<(OwnedFd, u32)>,
 }
 
+/// Closes what this process was not meant to inherit. Call once, before it opens descriptors of its own.
+pub(crate) fn close_undeclared() {
+    // The kernel may lack it; descriptors of the host are close-on-exec besides.
+    let _ = sys::close_from(fds::FIRST_FREE);
+}
+
 impl Jail {
     /// First step, before there is anything to inherit.
     pub fn prepare(host_namespaces: NamespaceIds, seccomp: SeccompAction) -> Result<Self, JailError> {
         let os = |step| move |source| JailError::Os { step, source };
         sys::die_with_parent().map_err(os("tie the process to the host's"))?;
-        // The kernel may lack it; descriptors of the host are close-on-exec besides.
-        let _ = sys::close_from(fds::FIRST_FREE);
         sys::forbid_new_privileges().map_err(os("forbid new privileges"))?;
         let mut vmm = ProcessJail::default();
         limit(&mut vmm, Resource::Core, 0);

@@ -25,7 +25,7 @@ use crate::device::blk::Blk;
 use crate::device::rng::Rng;
 use crate::device::vsock::Vsock;
 use crate::engine::emulated::{self, Emulator, Monitor, Shape};
-use crate::jail::{Jail, JailError};
+use crate::jail::{self, Jail, JailError};
 use crate::limits;
 use crate::poll::{Poller, Source, Token};
 use crate::protocol::{Config, ConfigError, EngineConfig, Event, ExitReason, Order, Started, fds};
@@ -57,6 +57,8 @@ enum SetupError {
 
 /// Runs one machine on the inherited descriptors.
 pub fn main() -> ExitCode {
+    // Before anything here opens a descriptor of its own.
+    jail::close_undeclared();
     let Some(control) = sys::take_inherited(fds::CONTROL) else { return ExitCode::FAILURE };
     report_panics(&control);
     let event = match carry_out(&control) {
