@@ -108,8 +108,13 @@ impl Jail {
             None => (None, None),
         };
         let mut ruleset = ruleset;
+        let parent = Some(rustix::process::getpid());
         sys::before_exec(command, move || {
             sys::die_with_parent()?;
+            // A parent that died just before that will not end the engine any more.
+            if rustix::process::getppid() != parent {
+                return Err(io::Error::other("the machine's process is gone"));
+            }
             let _ = set_limit(Resource::Nofile, ENGINE_DESCRIPTORS);
             let _ = sys::drop_capabilities();
             let enforced = ruleset.take().is_some_and(landlock::enforce);
