@@ -33,5 +33,7 @@ pub const MAX_QUEUE_SIZE: u16 = 1024;
 pub const CONSOLE_READ_BYTES: usize = 16 << 10;
 /// How long a machine may take from its process's start until the engine answers.
 pub const ENGINE_START: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long the machine's program may take to report on its jail.
+pub const JAIL_REPORT: std::time::Duration = std::time::Duration::from_secs(30);
 /// How long the engine may take to end after it said why.
 pub const ENGINE_EXIT: std::time::Duration = std::time::Duration::from_secs(2);

@@ -14,7 +14,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::engine::EngineSpec;
@@ -233,17 +235,28 @@ pub fn probe_jail_with(
         Ok(started) => started,
         Err(error) => return (Err(error), ProcessEnd::Unknown),
     };
-    let mut bytes = vec![0u8; limits::MAX_EVENT_BYTES];
-    let received =
-        rustix::io::retry_on_intr(|| rustix::net::recv(&control, &mut bytes[..], RecvFlags::empty()));
+    let report = receive_report(&control, limits::JAIL_REPORT);
     let end = process.wait_or_kill(limits::ENGINE_EXIT);
-    let event = received.ok().and_then(|(len, _)| serde_json::from_slice(&bytes[..len]).ok());
-    let report = match event {
+    let report = report.and_then(|event| match event {
         Some(Event::Started(started)) => Ok(started.jail),
         Some(Event::Exited { reason, .. }) => Err(SpawnError::Jail(reason.to_string())),
         Some(Event::Console { .. }) | None => Err(SpawnError::Jail(format!("it ended with {end}"))),
-    };
+    });
     (report, end)
+}
+
+/// The program's first word; `None` when it ends without one. Any program may have been named, so it is not
+/// waited for without end.
+fn receive_report(control: &OwnedFd, limit: Duration) -> Result<Option<Event>, SpawnError> {
+    let timeout = Timespec::try_from(limit).ok();
+    let ready =
+        rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(control, PollFlags::IN)], timeout.as_ref()));
+    if ready == Ok(0) {
+        return Err(SpawnError::Jail(format!("it was silent for {limit:?}")));
+    }
+    let mut bytes = vec![0u8; limits::MAX_EVENT_BYTES];
+    let received = rustix::net::recv(control, &mut bytes[..], RecvFlags::DONTWAIT);
+    Ok(received.ok().and_then(|(len, _)| serde_json::from_slice(&bytes[..len]).ok()))
 }
 
 fn probe_process(vmm_binary: &Path, order: &Order) -> Result<(OwnedFd, Process), SpawnError> {
@@ -325,4 +338,19 @@ fn config_of(spec: &MachineSpec) -> Config {
 
 fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_says_nothing_is_not_waited_for_without_end() {
+        let (control, _far) = seqpacket_pair().unwrap();
+        let silent = receive_report(&control, Duration::from_millis(10)).unwrap_err();
+        assert_eq!(
+            silent.to_string(),
+            "the machine program gave no report on its jail: it was silent for 10ms"
+        );
+    }
 }
