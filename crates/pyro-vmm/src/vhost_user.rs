@@ -6,6 +6,8 @@
 
 pub mod fuzz;
 mod rings;
+#[cfg(test)]
+mod tests;
 
 use crate::device::{Device, DeviceError, Outcome};
 use crate::poll::{Poller, Source, Token};
@@ -47,12 +49,9 @@ pub struct VhostUserDevice<D: Device + 'static> {
 
 impl<D: Device + 'static> VhostUserDevice<D> {
     /// Serves `device` to the emulator at the other end of `stream`; watches the descriptors that this
-    /// takes with `poller`, as endpoint `index`.
+    /// takes with `poller`, as endpoint `index`; the device's host side once there is memory to serve it with.
     pub fn new(index: u16, device: D, stream: UnixStream, poller: &Arc<Poller>) -> std::io::Result<Self> {
         poller.add(stream.as_fd(), Token { endpoint: index, source: Source::Messages })?;
-        if let Some(fd) = device.as_fd() {
-            poller.add(fd, Token { endpoint: index, source: Source::Host })?;
-        }
         let rings = Arc::new(Mutex::new(Rings::new(index, device, Arc::clone(poller))));
         let handler = BackendReqHandler::from_stream(stream, Arc::clone(&rings));
         Ok(Self { handler, rings })

@@ -46,7 +46,7 @@ pub(super) struct Rings<D: Device> {
     queues: Vec<Queue>,
     rings: Vec<Ring>,
     features: u64,
-    /// The guest broke a queue: nothing is served until it resets the device.
+    /// The guest broke a queue, or set it up as none can be: nothing is served until it resets the device.
     broken: bool,
 }
 
@@ -137,13 +137,12 @@ impl<D: Device> Rings<D> {
     }
 
     /// From the frontend's address space to the guest's.
-    fn guest_address(&self, frontend: u64) -> Result<GuestAddress> {
+    fn guest_address(&self, frontend: u64) -> Option<GuestAddress> {
         let mapping = self
             .mappings
             .iter()
-            .find(|mapping| frontend >= mapping.frontend && frontend - mapping.frontend < mapping.len)
-            .ok_or(Error::InvalidParam)?;
-        mapping.guest.checked_add(frontend - mapping.frontend).map(GuestAddress).ok_or(Error::InvalidParam)
+            .find(|mapping| frontend >= mapping.frontend && frontend - mapping.frontend < mapping.len)?;
+        mapping.guest.checked_add(frontend - mapping.frontend).map(GuestAddress)
     }
 
     fn forget_kick(&mut self, index: usize) {
@@ -163,6 +162,22 @@ impl<D: Device> Rings<D> {
         self.broken = false;
         self.device.reset();
     }
+}
+
+/// Puts a queue's descriptors, available and used ring where the guest wants them; `None` when they cannot
+/// be there.
+fn place_rings(
+    queue: &mut Queue,
+    memory: &GuestMemoryMmap<()>,
+    [descriptors, available, used]: [Option<GuestAddress>; 3],
+) -> Option<()> {
+    queue.try_set_desc_table_address(descriptors?).ok()?;
+    queue.try_set_avail_ring_address(available?).ok()?;
+    queue.try_set_used_ring_address(used?).ok()?;
+    // The used index lives in guest memory alone; after a reconnection it does not start at zero.
+    let next_used = queue.used_idx(memory, std::sync::atomic::Ordering::Acquire).ok()?;
+    queue.set_next_used(next_used.0);
+    Some(())
 }
 
 /// What the devices are asked for and do not have.
@@ -224,14 +239,25 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
             mapped.push(GuestRegionMmap::new(mapping, guest).ok_or(Error::InvalidParam)?);
             mappings.push(Mapping { frontend: region.user_addr, len: region.memory_size, guest: guest.0 });
         }
-        self.memory = Some(GuestMemoryMmap::from_regions(mapped).map_err(|_| Error::InvalidParam)?);
+        let memory = GuestMemoryMmap::from_regions(mapped).map_err(|_| Error::InvalidParam)?;
+        // Before there is memory the host's side cannot be served, and would only wake the loop without end.
+        if self.memory.is_none()
+            && let Some(fd) = self.device.as_fd()
+        {
+            let token = Token { endpoint: self.endpoint, source: Source::Host };
+            self.poller.add(fd, token).map_err(Error::ReqHandlerError)?;
+        }
+        self.memory = Some(memory);
         self.mappings = mappings;
         Ok(None)
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
-        self.queue(index)?.1.try_set_size(size).map_err(|_| Error::InvalidParam)
+        let set = self.queue(index)?.1.try_set_size(size);
+        // The emulator passes on what the guest chose, and a guest that chose nonsense breaks its device alone.
+        self.broken |= set.is_err();
+        Ok(())
     }
 
     fn set_vring_addr(
@@ -243,18 +269,11 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
         available: u64,
         _log: u64,
     ) -> Result<()> {
-        let descriptor = self.guest_address(descriptor)?;
-        let used = self.guest_address(used)?;
-        let available = self.guest_address(available)?;
         let memory = self.memory.clone().ok_or(Error::InvalidParam)?;
+        let places = [descriptor, available, used].map(|address| self.guest_address(address));
         let (_, queue) = self.queue(index)?;
-        queue.try_set_desc_table_address(descriptor).map_err(|_| Error::InvalidParam)?;
-        queue.try_set_avail_ring_address(available).map_err(|_| Error::InvalidParam)?;
-        queue.try_set_used_ring_address(used).map_err(|_| Error::InvalidParam)?;
-        // The used index lives in guest memory alone; after a reconnection it does not start at zero.
-        let next_used =
-            queue.used_idx(&memory, std::sync::atomic::Ordering::Acquire).map_err(|_| Error::InvalidParam)?;
-        queue.set_next_used(next_used.0);
+        let set = place_rings(queue, &memory, places);
+        self.broken |= set.is_none();
         Ok(())
     }
 
