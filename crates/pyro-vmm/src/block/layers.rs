@@ -47,6 +47,14 @@ impl<S: Storage> Delta<S> {
     pub(super) fn place(&self, at: u64) -> u64 {
         format::clusters_offset(self.size_bytes) + at
     }
+
+    /// Reads within clusters that are present. The last one may be short, and the disk above larger.
+    fn read(&self, target: &mut Target<'_>, at: u64) -> io::Result<()> {
+        let within = self.size_bytes.saturating_sub(at).min(target.len() as u64) as usize;
+        read_all(&self.storage, &mut target.part(0, within), self.place(at))?;
+        target.part(within, usize::MAX).fill_zero();
+        Ok(())
+    }
 }
 
 /// A read-only stack of layers.
@@ -115,10 +123,7 @@ impl<S: Storage> Layers<S> {
             let (origin, run_end) = self.run(at, end);
             let mut part = target.part((at - offset) as usize, (run_end - at) as usize);
             match origin {
-                Origin::Delta(index) => {
-                    let delta = &self.deltas[index];
-                    read_all(&delta.storage, &mut part, delta.place(at))?;
-                }
+                Origin::Delta(index) => self.deltas[index].read(&mut part, at)?,
                 Origin::Base => self.read_base(&mut part, at)?,
                 Origin::Zero => part.fill_zero(),
             }

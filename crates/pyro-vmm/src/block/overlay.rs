@@ -42,6 +42,17 @@ pub enum IoError {
     Io(#[from] io::Error),
 }
 
+/// What of the file is durable, the table apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Synced {
+    /// All of it.
+    Yes,
+    /// The header or clusters were written, or clusters punched, since the last flush.
+    NotYet,
+    /// A flush failed. The kernel may have let go of what it could not write, and would tell that only once.
+    Failed,
+}
+
 /// A disk that is written.
 pub struct Overlay<S = File> {
     below: Layers<S>,
@@ -49,8 +60,7 @@ pub struct Overlay<S = File> {
     header: Header,
     durability: Durability,
     limit_bytes: u64,
-    /// Clusters were written or punched since the last flush.
-    unsynced: bool,
+    synced: Synced,
     /// Room for one cluster that is copied up.
     copy: Vec<u8>,
 }
@@ -73,7 +83,8 @@ impl<S: Storage> Overlay<S> {
         delta.set_len(format::clusters_offset(size_bytes) + size_bytes)?;
         write_all(&delta, &Source::from_slice(&header.emit()), 0)?;
         let table = Table::new(size_bytes);
-        Ok(Self::assemble(base, delta, header, table, durability, limit_bytes))
+        let created = Self::assemble(base, delta, header, table, durability, limit_bytes);
+        Ok(Overlay { synced: Synced::NotYet, ..created })
     }
 
     /// Opens a delta that was made over the same `base`.
@@ -102,7 +113,7 @@ impl<S: Storage> Overlay<S> {
         limit_bytes: u64,
     ) -> Self {
         let delta = Delta { storage, table, size_bytes: header.size_bytes };
-        Overlay { below, delta, header, durability, limit_bytes, unsynced: false, copy: Vec::new() }
+        Overlay { below, delta, header, durability, limit_bytes, synced: Synced::Yes, copy: Vec::new() }
     }
 
     /// The disk's size.
@@ -141,7 +152,7 @@ impl<S: Storage> Overlay<S> {
             let skip = (at - range.start) as usize;
             let run_end = self.run_written_in_place(at, range.end);
             let part = |end: u64| source.part(skip, (end - at) as usize);
-            self.unsynced = true;
+            self.mark_unsynced();
             at = if run_end > at {
                 write_all(&self.delta.storage, &part(run_end), self.delta.place(at))?;
                 self.set_states(at / CLUSTER_BYTES..run_end.div_ceil(CLUSTER_BYTES), State::Present);
@@ -177,21 +188,38 @@ impl<S: Storage> Overlay<S> {
         self.zero_partly(tail..range.end)
     }
 
-    /// Makes everything written so far durable: first the clusters, then the table that names them.
+    /// Makes everything written so far durable: first the clusters, then the table that names them. After
+    /// a failure, every later one fails.
     pub fn flush(&mut self) -> Result<(), IoError> {
         if self.durability == Durability::Ephemeral {
             return Ok(());
         }
-        if self.unsynced {
-            self.delta.storage.sync()?;
-            self.unsynced = false;
+        if self.synced != Synced::Yes {
+            self.sync()?;
         }
         if self.delta.table.is_dirty() {
             self.write_table()?;
-            self.delta.storage.sync()?;
+            self.sync()?;
             self.delta.table.mark_clean();
         }
         Ok(())
+    }
+
+    /// Makes the file durable, and never again once that has failed.
+    fn sync(&mut self) -> Result<(), IoError> {
+        if self.synced == Synced::Failed {
+            return Err(io::Error::other("an earlier flush failed").into());
+        }
+        self.synced = Synced::Failed;
+        self.delta.storage.sync()?;
+        self.synced = Synced::Yes;
+        Ok(())
+    }
+
+    fn mark_unsynced(&mut self) {
+        if self.synced == Synced::Yes {
+            self.synced = Synced::NotYet;
+        }
     }
 
     /// Ends the writing for good and gives the file back, to lie under another delta.
@@ -301,7 +329,7 @@ impl<S: Storage> Overlay<S> {
             let end = first + (first..clusters.end).take_while(same).count() as u64;
             if state == State::Present {
                 let (from, to) = (first * CLUSTER_BYTES, (end * CLUSTER_BYTES).min(self.size_bytes()));
-                self.unsynced = true;
+                self.mark_unsynced();
                 self.delta.storage.punch(self.delta.place(from), to - from)?;
             }
             self.set_states(first..end, State::Zero);
@@ -319,7 +347,7 @@ impl<S: Storage> Overlay<S> {
         match self.delta.table.get(range.start / CLUSTER_BYTES) {
             State::Zero => Ok(()),
             State::Present => {
-                self.unsynced = true;
+                self.mark_unsynced();
                 Ok(self.delta.storage.punch(self.delta.place(range.start), len)?)
             }
             State::FallsThrough => {

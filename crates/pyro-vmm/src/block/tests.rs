@@ -246,6 +246,21 @@ fn deltas_only_stack_where_they_belong() {
 }
 
 #[test]
+fn a_larger_disk_reads_zeroes_beyond_the_one_below() {
+    let mut small = create(u64::MAX);
+    small.write(&Source::from_slice(&[7; 512]), SIZE - 512).unwrap();
+    let below = base().push(MemoryFile::new(small.seal().unwrap().bytes())).unwrap();
+    let size = SIZE + 2 * CLUSTER_BYTES;
+    let mut disk = Overlay::create(below, empty_file(), size, Durability::Durable, u64::MAX).unwrap();
+    // Into the cluster in which the one below ends, so that it is copied up.
+    disk.write(&Source::from_slice(&[8; 512]), SIZE + 1024).unwrap();
+    let found = contents(&disk);
+    assert!(found[SIZE as usize - 512..SIZE as usize] == [7; 512]);
+    assert!(found[SIZE as usize..][..1024] == [0; 1024] && found[SIZE as usize + 1024..][..512] == [8; 512]);
+    assert!(found[SIZE as usize + 1536..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn an_impossible_size_is_refused() {
     for size in [0, 511, 513, MAX_DISK_BYTES + 512, u64::MAX] {
         let made = Overlay::create(base(), empty_file(), size, Durability::Durable, u64::MAX);

@@ -84,6 +84,11 @@ impl<S: Storage + Send> Disk for Layers<S> {
         true
     }
     fn read(&mut self, target: &mut Target<'_>, at: u64) -> Result<(), IoError> {
+        let (len, size_bytes) = (target.len() as u64, Layers::size_bytes(self));
+        // Layers are zeroes without end to what is stacked on them, but not to a guest.
+        if at.checked_add(len).is_none_or(|end| end > size_bytes) {
+            return Err(IoError::OutOfRange { at, len, size_bytes });
+        }
         Ok(Layers::read(self, target, at)?)
     }
     fn write(&mut self, _: &Source<'_>, _: u64) -> Result<(), IoError> {

@@ -1,5 +1,7 @@
 //! A machine that loses power at any write: what was flushed is still there afterwards.
 
+use std::cell::Cell;
+
 use super::*;
 
 /// One change to the file.
@@ -15,6 +17,8 @@ struct Medium {
     now: MemoryFile,
     durable: RefCell<MemoryFile>,
     since: RefCell<Vec<Change>>,
+    /// The next sync fails, and what it should have kept is lost.
+    fails: Cell<bool>,
 }
 
 /// Hands the medium to the disk and keeps it.
@@ -24,7 +28,8 @@ struct Shared(std::rc::Rc<Medium>);
 impl Shared {
     fn new(bytes: Vec<u8>) -> Self {
         let durable = RefCell::new(MemoryFile::new(bytes.clone()));
-        Shared(Medium { now: MemoryFile::new(bytes), durable, since: RefCell::default() }.into())
+        let now = MemoryFile::new(bytes);
+        Shared(Medium { now, durable, since: RefCell::default(), fails: Cell::default() }.into())
     }
 
     /// The bytes after a crash: of what was not synced, each sector of each change may have made it.
@@ -81,6 +86,9 @@ impl Storage for Shared {
     }
     fn sync(&self) -> io::Result<()> {
         self.0.since.borrow_mut().clear();
+        if self.0.fails.take() {
+            return Err(io::Error::other("the medium is broken"));
+        }
         *self.0.durable.borrow_mut() = MemoryFile::new(self.0.now.bytes());
         Ok(())
     }
@@ -160,7 +168,6 @@ proptest! {
         let file = Shared::new(Vec::new());
         let mut disk = Overlay::create(layers(), file.clone(), SIZE, Durability::Durable, u64::MAX).unwrap();
         disk.flush().unwrap();
-        file.sync().unwrap();
         let (mut file, mut disk) = (file, disk);
         let mut allowed = Allowed::only(&contents(&disk));
         for step in steps {
@@ -196,6 +203,19 @@ proptest! {
 }
 
 #[test]
+fn after_a_failed_flush_no_later_one_claims_success() {
+    let file = Shared::new(Vec::new());
+    let mut disk = Overlay::create(layers(), file.clone(), SIZE, Durability::Durable, u64::MAX).unwrap();
+    disk.flush().unwrap();
+    disk.write(&Source::from_slice(&[1; 512]), 0).unwrap();
+    file.0.fails.set(true);
+    assert!(disk.flush().is_err());
+    // The medium works again and knows nothing of what it lost.
+    disk.write(&Source::from_slice(&[2; 512]), 512).unwrap();
+    assert!(disk.flush().is_err() && disk.seal().is_err());
+}
+
+#[test]
 fn a_write_lost_in_a_crash_does_not_come_back_with_the_next_one() {
     for (below, over_zero) in [(true, true), (false, false)] {
         let layers = || if below { layers() } else { Layers::empty() };
@@ -205,7 +225,6 @@ fn a_write_lost_in_a_crash_does_not_come_back_with_the_next_one() {
             disk.discard(0, CLUSTER_BYTES).unwrap();
         }
         disk.flush().unwrap();
-        file.sync().unwrap();
         disk.write(&Source::from_slice(&[1; 512]), 0).unwrap();
         // The cluster reached the medium, the table did not.
         let file = Shared::new(file.crash(|| true));
