@@ -110,6 +110,11 @@ impl Connection {
         }
     }
 
+    /// The guest has not even been asked.
+    pub(super) fn is_unknown_to_guest(&self) -> bool {
+        self.owed.request
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.phase
     }

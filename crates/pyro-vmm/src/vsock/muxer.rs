@@ -322,7 +322,10 @@ impl<H: HostSide> Muxer<H> {
     }
 
     fn close_and_reset(&mut self, number: u64) {
-        if let Some(joined) = self.connections.get(&number) {
+        let joined = self.connections.get(&number);
+        // Nobody has to be told that what was never asked for ends; a guest that takes nothing would let such
+        // refusals pile up.
+        if let Some(joined) = joined.filter(|joined| !joined.connection.is_unknown_to_guest()) {
             self.refuse(joined.connection.guest_port, joined.connection.host_port);
         }
         self.close(number);

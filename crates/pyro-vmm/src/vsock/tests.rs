@@ -27,12 +27,19 @@ impl HostSide for OneConnect {
     }
 }
 
-fn connecting(now: Instant) -> (Muxer<OneConnect>, UnixStream, Header) {
+/// The host wants a connection and the guest has not heard of it.
+fn wanted(now: Instant) -> (Muxer<OneConnect>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (bell, rung) = UnixStream::pair().unwrap();
     drop(rung);
     let mut muxer = Muxer::new(3, OneConnect(RefCell::new(Some(theirs.into())), bell)).unwrap();
     muxer.poll(now).unwrap();
+    assert_eq!(muxer.connection_count(), 1);
+    (muxer, ours)
+}
+
+fn connecting(now: Instant) -> (Muxer<OneConnect>, UnixStream, Header) {
+    let (mut muxer, ours) = wanted(now);
     let request = next(&mut muxer, now).unwrap();
     assert_eq!(request.operation, Some(Operation::Request));
     (muxer, ours, request)
@@ -71,6 +78,16 @@ fn a_guest_that_never_answers_loses_the_connection() {
     assert_eq!(muxer.connection_count(), 0);
     assert_eq!(next(&mut muxer, now).unwrap().operation, Some(Operation::Reset));
     assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_guest_that_takes_nothing_is_owed_nothing_when_its_connections_are_over() {
+    let now = Instant::now();
+    let (mut muxer, mut stream) = wanted(now);
+    muxer.poll(now + CONNECT_TIMEOUT).unwrap();
+    assert_eq!(muxer.connection_count(), 0);
+    assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap(), 0);
+    assert_eq!(next(&mut muxer, now), None);
 }
 
 #[test]

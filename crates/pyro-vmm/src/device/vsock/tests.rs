@@ -324,6 +324,22 @@ fn a_host_that_stops_reading_for_good_ends_that_direction() {
 }
 
 #[test]
+fn a_guest_that_stops_reading_after_the_host_has_gone_is_told_so() {
+    let (mut guest, mut stream, ports) = connected_by_host();
+    stream.set_nonblocking(true).unwrap();
+    // More than the guest's credit, so that the host's end lies behind unread bytes.
+    while stream.write(&pattern(64 << 10)).is_ok_and(|len| len > 0) {
+        guest.run();
+    }
+    assert!(guest.write(ports, &pattern(1 << 20), 64 << 10) < 1 << 20, "the host's socket is full too");
+    drop(stream);
+    guest.run();
+    assert_eq!(guest.sockets[&ports].ended, 1, "what the host wrote can still be read");
+    guest.send_operation(ports, Operation::Shutdown, 1);
+    assert_eq!(guest.sockets[&ports].ended, 3);
+}
+
+#[test]
 fn a_reset_of_the_device_ends_every_stream() {
     let (mut guest, mut stream) = connected();
     let mut other = guest.host.connect(5005);

@@ -100,6 +100,7 @@ impl Joined {
     /// The guest receives no more, so the host's writes fail from here on.
     pub(super) fn stop_listening(&mut self) {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
+        self.notice_hang_up();
     }
 
     /// Something has happened to the socket.
@@ -111,7 +112,11 @@ impl Joined {
             self.readable = !self.ended;
         }
         self.flush();
-        // What the host wrote before it closed is still delivered; after that it has gone.
+        self.notice_hang_up();
+    }
+
+    /// What the host wrote before it closed is still delivered; after that it has gone.
+    fn notice_hang_up(&mut self) {
         let open = self.connection.phase() == Phase::Open;
         if self.hung_up && open && !self.connection.can_send() {
             self.host_has_gone();
