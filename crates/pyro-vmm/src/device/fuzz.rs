@@ -16,6 +16,9 @@ use super::vsock::Vsock;
 use crate::block::{Durability, Layers, Overlay};
 use crate::vsock::{HEADER_BYTES, HOST_CID, Header, HostSide, Muxer};
 
+#[cfg(test)]
+mod tests;
+
 const MEMORY_BYTES: usize = 1 << 16;
 const QUEUE_SIZE: u16 = 16;
 /// A ring at address 0 counts as none.
