@@ -11,6 +11,8 @@ mod images;
 mod lying;
 #[path = "registry/secrets.rs"]
 mod secrets;
+#[path = "registry/together.rs"]
+mod together;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
