@@ -3,7 +3,8 @@
 #![doc(hidden)]
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use virtio_queue::{Queue, QueueT};
@@ -14,6 +15,7 @@ use super::blk::Blk;
 use super::iov::{Source, Target};
 use super::vsock::Vsock;
 use crate::block::{Durability, Layers, Overlay};
+use crate::vsock::limits::FIRST_HOST_PORT;
 use crate::vsock::{HEADER_BYTES, HOST_CID, Header, HostSide, Muxer};
 
 #[cfg(test)]
@@ -95,20 +97,48 @@ pub fn fuzz_small_queues(bytes: &[u8]) -> bool {
     serve_hostile(&mut super::rng::Rng, bytes) | console
 }
 
-/// A host that refuses nothing and says nothing.
-struct SilentHost;
+/// The port of the guest that the host connects to, and how often it does.
+const GUEST_PORT: u32 = 5005;
+const CONNECTS: u32 = 2;
+/// Streams of the guest that the host keeps without reading them; it hangs up on the others at once.
+const KEPT: usize = 4;
 
-impl HostSide for SilentHost {
+/// A host that has something to say and reads nothing.
+struct DeafHost {
+    /// Always readable.
+    bell: OwnedFd,
+    connects: u32,
+    streams: Vec<OwnedFd>,
+}
+
+impl DeafHost {
+    fn new() -> io::Result<Self> {
+        let bell = rustix::event::eventfd(1, rustix::event::EventfdFlags::CLOEXEC)?;
+        Ok(DeafHost { bell, connects: 0, streams: Vec::new() })
+    }
+}
+
+impl HostSide for DeafHost {
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        Some(self.bell.as_fd())
     }
     fn next_connect(&mut self) -> io::Result<Option<(u32, OwnedFd)>> {
-        Ok(None)
+        if self.connects == CONNECTS {
+            return Ok(None);
+        }
+        self.connects += 1;
+        let (near, far) = UnixStream::pair()?;
+        io::Write::write_all(&mut &near, &[7; 500])?;
+        self.streams.push(near.into());
+        Ok(Some((GUEST_PORT, far.into())))
     }
     fn is_open(&self, port: u32) -> bool {
         port & 1 == 0
     }
-    fn accepted(&mut self, _: u32, _: OwnedFd) -> io::Result<()> {
+    fn accepted(&mut self, _: u32, stream: OwnedFd) -> io::Result<()> {
+        if self.streams.len() < KEPT {
+            self.streams.push(stream);
+        }
         Ok(())
     }
 }
@@ -118,18 +148,32 @@ const GUEST_CID: u64 = 3;
 
 /// A socket device against arbitrary rings and memory.
 pub fn fuzz_vsock_queue(bytes: &[u8]) -> bool {
-    Vsock::new(GUEST_CID, SilentHost).is_ok_and(|mut device| serve_hostile(&mut device, bytes))
+    let device = DeafHost::new().and_then(|host| Vsock::new(GUEST_CID, host));
+    device.is_ok_and(|mut device| serve_hostile(&mut device, bytes))
+}
+
+/// The same packet, for one of the host's connections or for an open port.
+fn with_right_addresses(packet: &Header) -> Header {
+    let packet = Header { src_cid: GUEST_CID, dst_cid: HOST_CID, ..*packet };
+    match packet.dst_port & 4 {
+        0 => packet,
+        _ => {
+            let dst_port = FIRST_HOST_PORT + packet.dst_port % CONNECTS;
+            Header { src_port: GUEST_PORT, dst_port, ..packet }
+        }
+    }
 }
 
 /// A multiplexer against arbitrary packets: each a header, whose addresses are set right, and a payload.
 pub fn fuzz_vsock_packets(bytes: &[u8]) {
-    let Ok(mut muxer) = Muxer::new(GUEST_CID, SilentHost) else {
+    let Ok(mut muxer) = DeafHost::new().and_then(|host| Muxer::new(GUEST_CID, host)) else {
         return;
     };
     let now = Instant::now();
+    let _ = muxer.poll(now);
     let mut rest = bytes;
     while let Some((header, tail)) = rest.split_first_chunk::<HEADER_BYTES>() {
-        let header = Header { src_cid: GUEST_CID, dst_cid: HOST_CID, ..Header::parse(header) };
+        let header = with_right_addresses(&Header::parse(header));
         let payload = &tail[..tail.len().min(header.len as usize)];
         let _ = muxer.receive(&header, &Source::from_slice(payload), now);
         let _ = muxer.poll(now);

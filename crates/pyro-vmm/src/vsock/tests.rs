@@ -132,8 +132,10 @@ proptest! {
         let mut bytes = bytes;
         for (place, operation) in (0..bytes.len()).step_by(HEADER_BYTES).zip(operations.iter().cycle()) {
             if let Some(header) = bytes[place..].first_chunk_mut::<HEADER_BYTES>() {
-                // A few ports, right types, no payload.
-                header[16..32].copy_from_slice(&[operation & 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, operation >> 4, 0]);
+                // A few ports, the host's own among them, right types, no payload.
+                let ports = [operation & 3, 0, 0, 0, 2 | operation & 4, 0, 0, 0];
+                header[16..24].copy_from_slice(&ports);
+                header[24..32].copy_from_slice(&[0, 0, 0, 0, 1, 0, operation >> 4, 0]);
             }
         }
         crate::device::fuzz::fuzz_vsock_packets(&bytes);

@@ -56,8 +56,10 @@ fn block_request() -> impl Strategy<Value = Vec<u8>> {
 
 fn packet() -> impl Strategy<Value = Vec<u8>> {
     let len = prop_oneof![0u32..70_000, any::<u32>()];
-    (0u16..10, 0u32..3, 0u32..3, len, 0u32..5, any::<(u32, u32)>()).prop_map(
-        |(operation, src_port, dst_port, len, flags, (buf_alloc, fwd_cnt))| {
+    let hosts = (0..CONNECTS).prop_map(|n| (GUEST_PORT, FIRST_HOST_PORT + n));
+    let ports = prop_oneof![(0u32..3, 0u32..3), hosts];
+    (0u16..10, ports, len, 0u32..5, any::<(u32, u32)>()).prop_map(
+        |(operation, (src_port, dst_port), len, flags, (buf_alloc, fwd_cnt))| {
             let (src_cid, dst_cid) = (GUEST_CID, HOST_CID);
             let header = Header {
                 src_cid,
