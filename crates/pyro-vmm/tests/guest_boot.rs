@@ -73,6 +73,18 @@ fn bulk_transfers_arrive_intact_in_every_write_size() {
 }
 
 #[test]
+fn bulk_runs_both_ways_at_once_on_one_stream() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    for chunk in [4 << 10, 64 << 10] {
+        let started = Instant::now();
+        machine.echo_pattern(lab::bulk_bytes(), chunk);
+        lab::tell_speed("host -> guest -> host", lab::bulk_bytes(), chunk, started);
+    }
+}
+
+#[test]
 fn the_disk_keeps_what_is_written_and_forgets_what_is_discarded() {
     let Some(lab) = Lab::open() else { return };
     let mut machine = lab.start("serve");

@@ -161,34 +161,30 @@ impl Running {
     /// The guest sends the pattern.
     pub(crate) fn receive_pattern(&self, total: u64, chunk: u64) {
         let mut stream = self.operate('s', total, chunk);
-        let mut pattern = Pattern::new();
-        let (mut block, mut expected) = (vec![0; BLOCK], vec![0; BLOCK]);
-        let mut left = total as usize;
-        while left > 0 {
-            let len = left.min(BLOCK);
-            pattern.fill(&mut expected[..len]);
-            stream.read_exact(&mut block[..len]).unwrap();
-            assert!(block[..len] == expected[..len], "other bytes {left} before the end");
-            left -= len;
-        }
-        assert_eq!(stream.read(&mut block).unwrap(), 0);
+        expect_pattern(&mut stream, total);
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     }
 
     /// The guest receives the pattern and checks it.
     pub(crate) fn send_pattern(&self, total: u64, chunk: u64) {
         let mut stream = self.operate('r', total, chunk.max(512));
-        let mut pattern = Pattern::new();
-        let mut block = vec![0; BLOCK];
-        let mut left = total as usize;
-        while left > 0 {
-            let len = left.min(BLOCK);
-            pattern.fill(&mut block[..len]);
-            block[..len].chunks(chunk as usize).for_each(|part| stream.write_all(part).unwrap());
-            left -= len;
-        }
+        write_pattern(&mut stream, total, chunk);
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert_eq!(text, "intact");
+    }
+
+    /// The guest sends the pattern back while it receives it.
+    pub(crate) fn echo_pattern(&self, total: u64, chunk: u64) {
+        let mut stream = self.operate('e', 0, 0);
+        let mut writer = stream.try_clone().unwrap();
+        let sender = std::thread::spawn(move || {
+            write_pattern(&mut writer, total, chunk);
+            writer.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        expect_pattern(&mut stream, total);
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        sender.join().unwrap();
     }
 
     fn take_event(&mut self) {
@@ -272,6 +268,31 @@ impl Pattern {
             self.0 ^= self.0 << 17;
             word.copy_from_slice(&self.0.to_le_bytes()[..word.len()]);
         }
+    }
+}
+
+fn write_pattern(stream: &mut UnixStream, total: u64, chunk: u64) {
+    let mut pattern = Pattern::new();
+    let mut block = vec![0; BLOCK];
+    let mut left = total as usize;
+    while left > 0 {
+        let len = left.min(BLOCK);
+        pattern.fill(&mut block[..len]);
+        block[..len].chunks(chunk as usize).for_each(|part| stream.write_all(part).unwrap());
+        left -= len;
+    }
+}
+
+fn expect_pattern(stream: &mut UnixStream, total: u64) {
+    let mut pattern = Pattern::new();
+    let (mut block, mut expected) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let mut left = total as usize;
+    while left > 0 {
+        let len = left.min(BLOCK);
+        pattern.fill(&mut expected[..len]);
+        stream.read_exact(&mut block[..len]).unwrap();
+        assert!(block[..len] == expected[..len], "other bytes {left} before the end");
+        left -= len;
     }
 }
 
