@@ -9,19 +9,26 @@
 //! were not durable before. A cluster's bytes in the file mean nothing while the table does not name it,
 //! and are overwritten or punched out before it does.
 //!
-//! Everything here works on files that somebody else opened. A delta has one writer: whoever opens the
-//! file holds a lock on it.
+//! Everything here works on files that somebody else opened. A delta has one writer: an unsealed one that
+//! outlives its machine is locked by whoever writes it, and read by nobody else meanwhile. The lock is a
+//! `flock`, so it belongs to the open file description: descriptors that were inherited or sent share it,
+//! and it ends with the last of them. A machine's process thus holds it as long as it lives, whatever
+//! becomes of the process that opened the file. Sealed deltas need no lock.
 
 mod format;
 mod layers;
+mod offline;
 mod overlay;
+mod reader;
 mod storage;
 
 pub use format::{CLUSTER_BYTES, FormatError, LayerId, MAX_DISK_BYTES};
 pub use layers::{Layers, MAX_LAYERS, OpenError};
-pub use overlay::{Durability, IoError, Overlay};
+pub use offline::{DeltaFacts, allocated_bytes, create_delta, inspect, merge, seal};
+pub use overlay::{Durability, IoError, Overlay, ReplaceError};
+pub use reader::{DiskReader, export_raw};
 pub(crate) use storage::MemoryFile;
-pub use storage::Storage;
+pub use storage::{Lock, Storage};
 
 /// Opens hostile bytes as a delta, once as they are and once behind a header that is right, and uses what
 /// opens. Never panics. For fuzzing.
@@ -48,6 +55,9 @@ fn use_hostile(bytes: Vec<u8>) {
         let _ = disk.discard(at, 200_000);
     }
     let _ = disk.flush();
+    if disk.replace_delta(storage::MemoryFile::new(Vec::new())).is_ok() {
+        let _ = disk.read(&mut Target::from_slice(&mut buf), 0);
+    }
 }
 
 #[cfg(test)]

@@ -10,14 +10,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::Command;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::protocol::{SeccompAction, fds};
+use crate::protocol::SeccompAction;
 
 mod attempt;
 mod landlock;
@@ -67,10 +67,11 @@ struct EngineJail {
     landlock: Option<(OwnedFd, u32)>,
 }
 
-/// Closes what this process was not meant to inherit. Call once, before it opens descriptors of its own.
-pub(crate) fn close_undeclared() {
+/// Closes what this process was not meant to inherit, which is `first_free` and all above. Call once, before
+/// it opens descriptors of its own.
+pub(crate) fn close_undeclared(first_free: RawFd) {
     // The kernel may lack it; descriptors of the host are close-on-exec besides.
-    let _ = sys::close_from(fds::FIRST_FREE);
+    let _ = sys::close_from(first_free);
 }
 
 impl Jail {

@@ -23,6 +23,7 @@ use crate::engine::EngineSpec;
 use crate::jail::{Attempt, JailReport, NamespaceIds};
 use crate::limits;
 use crate::protocol::channel::{self, Message, Received};
+use crate::protocol::control;
 use crate::protocol::{self, Config, ConfigError, Event, ExitReason, Order, Request, SeccompAction, fds};
 
 mod process;
@@ -65,9 +66,18 @@ pub struct MachineSpec {
 pub struct DiskSpec {
     /// The raw image, open for reading; its length is the disk's.
     pub base: File,
-    /// The writable layer, open for reading and writing; empty for a new one.
+    /// Sealed layers between the image and the writable one, bottom first, open for reading; at most
+    /// [`MAX_LAYERS`](crate::block::MAX_LAYERS).
+    pub sealed: Vec<File>,
+    /// The writable layer, open for reading and writing; empty for a new one. One that has a name is locked
+    /// while the machine lives, and a machine whose layer is locked by another does not start. The lock
+    /// belongs to the open file description: open the file for this machine alone.
     pub delta: File,
-    /// The most bytes that the layer may take; `None` is the disk's own size.
+    /// The disk's size, at least that of the layers below the writable one; `None` is that size. For a layer
+    /// that is not new it must be the layer's.
+    pub size_bytes: Option<u64>,
+    /// The most bytes that the writable layer may take, and each that replaces it; `None` is the disk's own
+    /// size.
     pub limit_bytes: Option<u64>,
 }
 
@@ -116,27 +126,27 @@ pub struct Machine {
 impl Machine {
     /// Starts the process and returns; [`Event::Started`] or [`Event::Exited`] follows.
     pub fn spawn(spec: MachineSpec) -> Result<Self, SpawnError> {
-        let config = config_of(&spec);
+        let config = config_of(&spec)?;
         config.check()?;
         let (control, control_far) = seqpacket_pair().map_err(SpawnError::os("make the control socket"))?;
         let (channel, channel_far) = seqpacket_pair().map_err(SpawnError::os("make the host channel"))?;
         let null = open_null()?;
+        let sealed_layers = config.sealed_layers;
         // Before the process exists, so that its first read finds it.
         send_order(&control, &Order::Run(config))?;
-        let process = Process::spawn(&process::Program {
-            path: &spec.vmm_binary,
-            map: &[
-                (null.as_fd(), 0),
-                (null.as_fd(), 1),
-                (spec.log.as_ref().unwrap_or(&null).as_fd(), 2),
-                (control_far.as_fd(), fds::CONTROL),
-                (channel_far.as_fd(), fds::CHANNEL),
-                (spec.kernel.as_fd(), fds::KERNEL),
-                (spec.initramfs.as_fd(), fds::INITRAMFS),
-                (spec.disk.base.as_fd(), fds::DISK_BASE),
-                (spec.disk.delta.as_fd(), fds::DISK_DELTA),
-            ],
-        })?;
+        let mut map = vec![
+            (null.as_fd(), 0),
+            (null.as_fd(), 1),
+            (spec.log.as_ref().unwrap_or(&null).as_fd(), 2),
+            (control_far.as_fd(), fds::CONTROL),
+            (channel_far.as_fd(), fds::CHANNEL),
+            (spec.kernel.as_fd(), fds::KERNEL),
+            (spec.initramfs.as_fd(), fds::INITRAMFS),
+            (spec.disk.base.as_fd(), fds::DISK_BASE),
+            (spec.disk.delta.as_fd(), fds::DISK_DELTA),
+        ];
+        map.extend(spec.disk.sealed.iter().map(AsFd::as_fd).zip(fds::sealed(sealed_layers)));
+        let process = Process::spawn(&process::Program { path: &spec.vmm_binary, map: &map })?;
         Ok(Self { process, channel: HostChannel { socket: channel }, control, exited: false })
     }
 
@@ -163,8 +173,18 @@ impl Machine {
 
     /// Asks for the last console output; [`Event::Console`] answers. `false` when the machine has ended.
     pub fn request_console_tail(&self) -> bool {
-        let request = serde_json::to_vec(&Request::ConsoleTail).expect("a unit variant serialises");
-        rustix::net::send(&self.control, &request, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
+        control::send(self.control.as_fd(), Request::ConsoleTail, None).is_ok()
+    }
+
+    /// Asks the machine to seal its disk's writable layer, with everything written so far, and to go on in the
+    /// empty file `new`, open for reading and writing; [`Event::DeltaReplaced`] answers. An error means that
+    /// the machine was not asked.
+    ///
+    /// The machine writes on during this; freeze the guest's file systems first to find them whole. `new` is
+    /// locked through its open file description, so close it and its duplicates afterwards. After a crash the
+    /// old layer may be sealed though no answer came: then `new` lies on it, empty, or another new one may.
+    pub fn replace_delta(&self, new: &File) -> io::Result<()> {
+        control::send(self.control.as_fd(), Request::ReplaceDelta, Some(new.as_fd()))
     }
 
     /// Process id of the jailed process.
@@ -240,7 +260,9 @@ pub fn probe_jail_with(
     let report = report.and_then(|event| match event {
         Some(Event::Started(started)) => Ok(started.jail),
         Some(Event::Exited { reason, .. }) => Err(SpawnError::Jail(reason.to_string())),
-        Some(Event::Console { .. }) | None => Err(SpawnError::Jail(format!("it ended with {end}"))),
+        Some(Event::Console { .. } | Event::DeltaReplaced { .. }) | None => {
+            Err(SpawnError::Jail(format!("it ended with {end}")))
+        }
     });
     (report, end)
 }
@@ -318,9 +340,10 @@ fn send_order(control: &OwnedFd, order: &Order) -> Result<(), SpawnError> {
     Ok(())
 }
 
-fn config_of(spec: &MachineSpec) -> Config {
+fn config_of(spec: &MachineSpec) -> Result<Config, ConfigError> {
+    let layers = spec.disk.sealed.len();
     let EngineSpec::Emulated { qemu } = &spec.engine;
-    Config {
+    Ok(Config {
         version: protocol::VERSION,
         engine: protocol::EngineConfig::Emulated {
             qemu: String::from_utf8_lossy(qemu.as_os_str().as_bytes()).into_owned(),
@@ -328,12 +351,14 @@ fn config_of(spec: &MachineSpec) -> Config {
         vcpu_count: spec.vcpu_count,
         mem_mib: spec.mem_mib,
         disk_limit_bytes: spec.disk.limit_bytes,
+        disk_size_bytes: spec.disk.size_bytes,
+        sealed_layers: u8::try_from(layers).map_err(|_| ConfigError::SealedLayers(layers))?,
         guest_cid: spec.guest_cid,
         host_ports: spec.host_ports.clone(),
         boot_args: spec.boot_args.clone(),
         seccomp: spec.seccomp,
         host_namespaces: NamespaceIds::of_this_process(),
-    }
+    })
 }
 
 fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -29,11 +29,11 @@ use crate::jail::{self, Jail, JailError};
 use crate::limits;
 use crate::poll::{Poller, Source, Token};
 use crate::protocol::{Config, ConfigError, EngineConfig, Event, ExitReason, Order, Started, fds};
-use crate::vhost_user::{Endpoint, VhostUserDevice};
+use crate::vhost_user::VhostUserDevice;
 use console::ConsoleReader;
 use engine::EngineProcess;
 use host_ports::HostPorts;
-use serve::{Serving, endpoint};
+use serve::{Devices, Serving, endpoint};
 
 /// What the block device says its serial number is.
 const DISK_ID: &str = "pyro-root";
@@ -57,11 +57,15 @@ enum SetupError {
 
 /// Runs one machine on the inherited descriptors.
 pub fn main() -> ExitCode {
-    // Before anything here opens a descriptor of its own.
-    jail::close_undeclared();
     let Some(control) = sys::take_inherited(fds::CONTROL) else { return ExitCode::FAILURE };
+    let order = receive_order(control.as_fd());
+    // The order tells how many descriptors are meant; nothing here has opened one of its own so far.
+    jail::close_undeclared(fds::first_free(match &order {
+        Ok(Some(Order::Run(config))) => config.sealed_layers,
+        Ok(_) | Err(_) => 0,
+    }));
     report_panics(&control);
-    let event = match carry_out(&control) {
+    let event = match order.and_then(|order| order.map_or(Ok(None), |order| carry_out(order, &control))) {
         Ok(Some(event)) => event,
         // The host is gone: nobody is left to be told.
         Ok(None) => return ExitCode::SUCCESS,
@@ -75,9 +79,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn carry_out(control: &OwnedFd) -> Result<Option<Event>, SetupError> {
-    let Some(bytes) = receive(control.as_fd(), RecvFlags::empty())? else { return Ok(None) };
-    match Order::parse(&bytes)? {
+fn receive_order(control: BorrowedFd<'_>) -> Result<Option<Order>, SetupError> {
+    let bytes = receive(control)?;
+    Ok(bytes.map(|bytes| Order::parse(&bytes)).transpose()?)
+}
+
+fn carry_out(order: Order, control: &OwnedFd) -> Result<Option<Event>, SetupError> {
+    match order {
         Order::Run(config) => Ok(set_up(control, &config)?.run(control)),
         Order::Probe { host_namespaces, seccomp, attempt } => {
             let mut jail = Jail::prepare(host_namespaces, seccomp)?;
@@ -113,9 +121,9 @@ fn send_event(control: BorrowedFd<'_>, event: &Event) -> io::Result<()> {
 }
 
 /// The next datagram; `None` when the host has closed its end.
-fn receive(control: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<Option<Vec<u8>>> {
+fn receive(control: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; limits::MAX_CONFIG_BYTES];
-    match rustix::io::retry_on_intr(|| rustix::net::recv(control, &mut bytes[..], flags)) {
+    match rustix::io::retry_on_intr(|| rustix::net::recv(control, &mut bytes[..], RecvFlags::empty())) {
         Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => Ok(None),
         Ok((len, _)) => {
             bytes.truncate(len);
@@ -129,25 +137,37 @@ struct Descriptors {
     channel: OwnedFd,
     kernel: File,
     initramfs: File,
+    disk: DiskFiles,
+}
+
+struct DiskFiles {
     base: File,
+    sealed: Vec<File>,
     delta: File,
 }
 
 impl Descriptors {
-    fn take() -> Result<Self, SetupError> {
+    fn take(sealed_layers: u8) -> Result<Self, SetupError> {
         let take = |number| sys::take_inherited(number).ok_or(SetupError::Descriptor(number));
         Ok(Self {
             channel: take(fds::CHANNEL)?,
             kernel: take(fds::KERNEL)?.into(),
             initramfs: take(fds::INITRAMFS)?.into(),
-            base: take(fds::DISK_BASE)?.into(),
-            delta: take(fds::DISK_DELTA)?.into(),
+            disk: DiskFiles {
+                base: take(fds::DISK_BASE)?.into(),
+                sealed: fds::sealed(sealed_layers).map(|number| Ok(take(number)?.into())).collect::<Result<
+                    _,
+                    SetupError,
+                >>(
+                )?,
+                delta: take(fds::DISK_DELTA)?.into(),
+            },
         })
     }
 }
 
 fn set_up(control: &OwnedFd, config: &Config) -> Result<Serving, SetupError> {
-    let files = Descriptors::take()?;
+    let files = Descriptors::take(config.sealed_layers)?;
     let mut jail = Jail::prepare(config.host_namespaces, config.seccomp)?;
     let emulator = start_engine(config, &files, &mut jail)?;
     let poller = Arc::new(Poller::new()?);
@@ -183,7 +203,7 @@ fn attach(
     jail: Jail,
     poller: &Arc<Poller>,
 ) -> Result<Serving, SetupError> {
-    let overlay = open_disk(files.base, files.delta, config.disk_limit_bytes)?;
+    let overlay = open_disk(files.disk, config.disk_size_bytes, config.disk_limit_bytes)?;
     let sockets = emulator.sockets;
     let block = VhostUserDevice::new(endpoint::BLOCK, Blk::new(overlay, DISK_ID), sockets.block, poller)?;
     let rng = VhostUserDevice::new(endpoint::RNG, Rng::new(), sockets.rng, poller)?;
@@ -199,21 +219,34 @@ fn attach(
     watch(console.as_fd(), endpoint::CONSOLE)?;
     watch(engine.as_fd(), endpoint::ENGINE)?;
     watch(engine.output_fd(), endpoint::ENGINE_OUTPUT)?;
-    let devices: Vec<Box<dyn Endpoint>> = vec![Box::new(block), Box::new(rng), Box::new(vsock)];
-    Ok(Serving::new(Arc::clone(poller), devices, monitor, console, engine, jail))
+    Ok(Serving::new(Arc::clone(poller), Devices { block, rng, vsock }, monitor, console, engine, jail))
 }
 
 /// An empty delta becomes a new disk, another one is gone on with.
-fn open_disk(base: File, delta: File, limit_bytes: Option<u64>) -> Result<Overlay, OpenError> {
+fn open_disk(
+    files: DiskFiles,
+    size_bytes: Option<u64>,
+    limit_bytes: Option<u64>,
+) -> Result<Overlay, OpenError> {
     use std::os::unix::fs::MetadataExt;
-    let layers = Layers::raw(base)?;
-    let size_bytes = layers.size_bytes();
+    let DiskFiles { base, sealed, delta } = files;
+    let layers = sealed.into_iter().try_fold(Layers::raw(base)?, Layers::push)?;
+    let new_size_bytes = size_bytes.unwrap_or(layers.size_bytes());
     let facts = delta.metadata()?;
     // A file without a name dies with its last descriptor, so flushing it to the medium protects nothing.
     let durability = if facts.nlink() == 0 { Durability::Ephemeral } else { Durability::Durable };
     let limit_bytes = limit_bytes.unwrap_or(u64::MAX);
-    match facts.len() {
-        0 => Overlay::create(layers, delta, size_bytes, durability, limit_bytes),
-        _ => Overlay::open(layers, delta, durability, limit_bytes),
+    let disk = match facts.len() {
+        0 => Overlay::create(layers, delta, new_size_bytes, durability, limit_bytes)?,
+        _ => Overlay::open(layers, delta, durability, limit_bytes)?,
+    };
+    match size_bytes {
+        Some(expected_bytes) if disk.size_bytes() != expected_bytes => {
+            Err(OpenError::OtherSize { size_bytes: disk.size_bytes(), expected_bytes })
+        }
+        _ => Ok(disk),
     }
 }
+
+#[cfg(test)]
+mod tests;

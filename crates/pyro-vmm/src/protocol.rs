@@ -7,6 +7,7 @@ use crate::jail::{Attempt, JailReport, NamespaceIds};
 use crate::limits;
 
 pub mod channel;
+pub mod control;
 mod text;
 
 /// Version of the configuration and of the events.
@@ -28,8 +29,18 @@ pub mod fds {
     pub const DISK_BASE: RawFd = 7;
     /// The root disk's writable layer.
     pub const DISK_DELTA: RawFd = 8;
+    /// The first of the sealed layers below the writable one, bottom first; see [`sealed`].
+    const FIRST_SEALED: RawFd = DISK_DELTA + 1;
+
+    /// Where the sealed layers are, bottom first.
+    pub fn sealed(layers: u8) -> std::ops::Range<RawFd> {
+        FIRST_SEALED..FIRST_SEALED + RawFd::from(layers)
+    }
+
     /// The first number that must not be open.
-    pub const FIRST_FREE: RawFd = 9;
+    pub fn first_free(sealed_layers: u8) -> RawFd {
+        sealed(sealed_layers).end
+    }
 }
 
 /// What the jailed process shall do: the first datagram on [`fds::CONTROL`].
@@ -74,6 +85,10 @@ pub struct Config {
     pub mem_mib: u32,
     /// The most bytes that the writable disk layer may take.
     pub disk_limit_bytes: Option<u64>,
+    /// The disk's size; none is that of the layers below the writable one.
+    pub disk_size_bytes: Option<u64>,
+    /// How many sealed layers lie between the disk's image and the writable one.
+    pub sealed_layers: u8,
     /// The guest's vsock address.
     pub guest_cid: u32,
     /// Host ports that the guest may connect to.
@@ -135,6 +150,9 @@ pub enum ConfigError {
     /// Too many open ports.
     #[error("{0} host ports are over the limit of {max}", max = limits::MAX_HOST_PORTS)]
     HostPorts(usize),
+    /// Too many layers.
+    #[error("{0} sealed layers are over the limit of {max}", max = crate::block::MAX_LAYERS)]
+    SealedLayers(usize),
     /// The engine's program is not named by an absolute path.
     #[error("engine program {0:?} is not an absolute path")]
     EnginePath(String),
@@ -157,6 +175,9 @@ impl Config {
         }
         if self.host_ports.len() > limits::MAX_HOST_PORTS {
             return Err(ConfigError::HostPorts(self.host_ports.len()));
+        }
+        if usize::from(self.sealed_layers) > crate::block::MAX_LAYERS {
+            return Err(ConfigError::SealedLayers(self.sealed_layers.into()));
         }
         let EngineConfig::Emulated { qemu } = &self.engine;
         if !qemu.starts_with('/') {
@@ -184,6 +205,9 @@ impl Config {
 pub enum Request {
     /// Send [`Event::Console`].
     ConsoleTail,
+    /// Seal the disk's writable layer and go on in the file whose descriptor comes along;
+    /// [`Event::DeltaReplaced`] answers.
+    ReplaceDelta,
 }
 
 /// What the jailed process reports, as JSON datagrams on [`fds::CONTROL`].
@@ -197,6 +221,12 @@ pub enum Event {
         /// The last bytes that the guest's console showed.
         #[serde(with = "text")]
         tail: Vec<u8>,
+    },
+    /// Answer to [`Request::ReplaceDelta`].
+    DeltaReplaced {
+        /// Why the old layer is still the one that is written, unsealed; `None` when it is sealed and the new
+        /// one is in use.
+        error: Option<String>,
     },
     /// The machine has ended. The last event.
     Exited {
@@ -280,6 +310,7 @@ fn last_words(engine_output: &str) -> String {
 pub fn fuzz_parse(bytes: &[u8]) {
     let _ = Order::parse(bytes);
     let _ = serde_json::from_slice::<Event>(bytes);
+    let _ = serde_json::from_slice::<Request>(bytes);
     let _ = channel::Message::parse(bytes);
     crate::engine::fuzz_monitor(bytes);
 }

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use lab::{DISK_MARK, Lab};
+use pyro_vmm::block::{self, DiskReader, OpenError};
 use pyro_vmm::{EngineSpec, ExitReason};
 
 #[test]
@@ -92,6 +93,75 @@ fn the_disk_keeps_what_is_written_and_forgets_what_is_discarded() {
     let mut text = String::new();
     machine.operate('d', 16 << 20, 0).read_to_string(&mut text).unwrap();
     assert_eq!(text.as_bytes(), [&b"disk ok "[..], DISK_MARK].concat(), "{text}");
+}
+
+#[test]
+fn a_disk_goes_on_in_a_new_layer_under_a_running_guest() {
+    const PART: u64 = 2 << 20;
+    let Some(lab) = Lab::open() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let open = |name: &str| lab::open_or_create(&directory.path().join(name));
+    let mut machine = lab.start_with("serve", |spec| spec.disk.delta = open("one"));
+    machine.ready();
+    assert_eq!(machine.disk('w', 2 * PART, PART), "written");
+    // The layer is this machine's, whoever else opens it.
+    assert!(matches!(block::seal(&open("one")), Err(OpenError::Busy)));
+    let (reason, _) = lab.start_with("serve", |spec| spec.disk.delta = open("one")).ended();
+    assert!(reason.to_string().contains("the delta is in use"), "{reason}");
+    // A file that holds something is refused, and nothing is lost by it.
+    let refused = machine.replace_delta(&open("one")).unwrap_err();
+    assert!(refused.contains("the file for a new delta holds"), "{refused}");
+    assert_eq!(machine.disk('v', 2 * PART, PART), "intact");
+
+    assert_eq!(machine.replace_delta(&open("two")), Ok(()));
+    let (one, two) = (block::inspect(&open("one")).unwrap(), block::inspect(&open("two")).unwrap());
+    assert!(one.sealed && !two.sealed && two.parent == one.id);
+    assert_eq!(machine.disk('w', PART, 8 * PART), "written");
+    assert_eq!(machine.disk('w', PART, PART), "written");
+    for at in [PART, 8 * PART] {
+        assert_eq!(machine.disk('v', PART, at), "intact");
+    }
+    machine.machine.kill();
+    machine.ended();
+    drop(machine);
+
+    // What was sealed has the first writes alone.
+    let base = || {
+        let base = tempfile::tempfile().unwrap();
+        base.set_len(lab::DISK_BYTES).unwrap();
+        base
+    };
+    let sealed = DiskReader::open(base(), vec![open("one")]).unwrap();
+    let whole = DiskReader::open(base(), vec![open("one"), open("two")]).unwrap();
+    let read = |reader: &DiskReader, len: u64, at| {
+        let mut bytes = vec![0; len as usize];
+        reader.read_at(&mut bytes, at).unwrap();
+        bytes
+    };
+    let (first, last) =
+        (lab::disk_pattern(2 * PART as usize, PART), lab::disk_pattern(PART as usize, 8 * PART));
+    assert!(read(&sealed, 2 * PART, PART) == first);
+    assert!(read(&sealed, PART, 8 * PART) == vec![0; PART as usize]);
+    assert!(read(&whole, 2 * PART, PART) == first);
+    assert!(read(&whole, PART, 8 * PART) == last);
+    drop(whole);
+
+    // Another guest on the same layers, and a fork of the sealed one.
+    let mut again = lab.start_with("serve", |spec| {
+        spec.disk.sealed = vec![open("one")];
+        spec.disk.delta = open("two");
+    });
+    again.ready();
+    assert_eq!(again.disk('v', 2 * PART, PART), "intact");
+    assert_eq!(again.disk('v', PART, 8 * PART), "intact");
+    let mut fork = lab.start_with("serve", |spec| {
+        spec.disk.sealed = vec![open("one")];
+        spec.disk.delta = open("fork");
+        spec.disk.size_bytes = Some(2 * lab::DISK_BYTES);
+    });
+    fork.ready();
+    assert_eq!(fork.disk('v', 2 * PART, PART), "intact");
+    assert_eq!(fork.disk('w', PART, 2 * lab::DISK_BYTES - PART), "written");
 }
 
 #[test]

@@ -5,12 +5,15 @@ use std::io;
 use std::ops::Range;
 
 use super::format::{self, CLUSTER_BYTES, FormatError, LayerId, State, Table};
-use super::storage::{Storage, read_all};
+use super::storage::{Lock, Storage, read_all};
 use crate::device::iov::Target;
 
 /// The deepest stack. A read asks each layer's table in turn, so depth costs; stacks are flattened long
 /// before.
 pub const MAX_LAYERS: usize = 64;
+
+/// How much of a delta [`Layers::next_data`] walks at once.
+const MAX_DELTA_RUN_BYTES: u64 = 64 << 20;
 
 /// Why a stack of layers cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,28 @@ pub enum OpenError {
     /// Over [`MAX_LAYERS`].
     #[error("more than {MAX_LAYERS} layers")]
     TooMany,
+    /// Somebody else writes the delta.
+    #[error("the delta is in use")]
+    Busy,
+    /// A new delta goes into an empty file, so that no other one is lost.
+    #[error("the file for a new delta holds {0} bytes")]
+    NotEmpty(u64),
+    /// A disk never gets smaller.
+    #[error("a disk of {size_bytes} bytes cannot lie over one of {below_bytes}")]
+    Shrinks {
+        /// The size asked for.
+        size_bytes: u64,
+        /// The size of the layers below.
+        below_bytes: u64,
+    },
+    /// The delta is of another size than was asked for.
+    #[error("the delta is of a disk of {size_bytes} bytes, not {expected_bytes}")]
+    OtherSize {
+        /// The delta's.
+        size_bytes: u64,
+        /// The size asked for.
+        expected_bytes: u64,
+    },
 }
 
 /// A delta with its table.
@@ -96,13 +121,38 @@ impl<S: Storage> Layers<S> {
         if header.parent != self.top {
             return Err(OpenError::WrongParent);
         }
-        if self.deltas.len() == MAX_LAYERS {
-            return Err(OpenError::TooMany);
-        }
-        self.deltas.push(Delta { storage: delta, table, size_bytes: header.size_bytes });
-        self.top = header.id;
-        self.size_bytes = header.size_bytes;
+        self.check_room()?;
+        self.put(Delta { storage: delta, table, size_bytes: header.size_bytes }, header.id);
         Ok(self)
+    }
+
+    /// Puts a delta on top that may still be unsealed, for reading alone: nobody writes it while this lives.
+    pub(super) fn push_top(mut self, delta: S) -> Result<Self, OpenError> {
+        let (mut header, mut table) = format::load(&delta)?;
+        if !header.sealed {
+            if !delta.try_lock(Lock::Read)? {
+                return Err(OpenError::Busy);
+            }
+            // Its writer may have gone on until then.
+            (header, table) = format::load(&delta)?;
+        }
+        if header.parent != self.top {
+            return Err(OpenError::WrongParent);
+        }
+        self.put(Delta { storage: delta, table, size_bytes: header.size_bytes }, header.id);
+        Ok(self)
+    }
+
+    /// Whether one more layer may be sealed.
+    pub(super) fn check_room(&self) -> Result<(), OpenError> {
+        if self.deltas.len() >= MAX_LAYERS { Err(OpenError::TooMany) } else { Ok(()) }
+    }
+
+    /// Puts a delta on top that is known to belong there.
+    pub(super) fn put(&mut self, delta: Delta<S>, id: LayerId) {
+        self.size_bytes = delta.size_bytes;
+        self.top = id;
+        self.deltas.push(delta);
     }
 
     /// The size of the disk as its top layer has it.
@@ -154,6 +204,42 @@ impl<S: Storage> Layers<S> {
             Some((_, len)) if cluster * CLUSTER_BYTES < *len => Origin::Base,
             _ => Origin::Zero,
         }
+    }
+
+    /// The first range from `from` on that may hold anything but zeroes. It lies in one layer, so the next
+    /// one may follow at once.
+    pub(super) fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        let (mut at, mut base_data) = (from, None);
+        while at < self.size_bytes {
+            let next = (at / CLUSTER_BYTES + 1) * CLUSTER_BYTES;
+            match self.origin(at / CLUSTER_BYTES) {
+                Origin::Zero => {}
+                Origin::Delta(_) => {
+                    let (_, end) = self.run(at, self.size_bytes.min(next + MAX_DELTA_RUN_BYTES));
+                    return Ok(Some(at..end));
+                }
+                Origin::Base => {
+                    let data = match base_data.take() {
+                        Some(data) => data,
+                        None => self.base_data(at)?,
+                    };
+                    if data.start < next.min(self.size_bytes) {
+                        let start = data.start.max(at);
+                        let (_, end) = self.run(start, data.end.min(self.size_bytes));
+                        return Ok(Some(start..end));
+                    }
+                    base_data = Some(data);
+                }
+            }
+            at = next;
+        }
+        Ok(None)
+    }
+
+    /// The base's first data from `at` on; far away when there is none.
+    fn base_data(&self, at: u64) -> io::Result<Range<u64>> {
+        let data = self.base.as_ref().map(|(base, _)| base.next_data(at)).transpose()?.flatten();
+        Ok(data.unwrap_or(u64::MAX..u64::MAX))
     }
 
     fn read_base(&self, target: &mut Target<'_>, at: u64) -> io::Result<()> {

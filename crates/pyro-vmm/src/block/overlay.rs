@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use super::format::{self, CLUSTER_BYTES, Header, State, Table};
+use super::format::{self, CLUSTER_BYTES, Header, LayerId, State, Table};
 use super::layers::{Delta, Layers, OpenError, whole_clusters};
-use super::storage::{Storage, read_all, write_all};
+use super::storage::{Lock, Storage, read_all, write_all};
 use crate::device::iov::{Source, Target};
 
 /// What a flush is worth.
@@ -42,12 +42,57 @@ pub enum IoError {
     Io(#[from] io::Error),
 }
 
+/// Why a disk did not go on in another delta.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// The delta cannot be made complete. It stays in use, unsealed, and can be flushed no more.
+    #[error("cannot flush the delta: {0}")]
+    Flush(#[source] IoError),
+    /// The new file does not do. The old delta stays in use, unsealed.
+    #[error("cannot make the new delta: {0}")]
+    New(#[source] OpenError),
+    /// The seal cannot be written. The delta stays in use, unsealed.
+    #[error("cannot seal the delta: {0}")]
+    Seal(#[source] io::Error),
+    /// Nobody knows whether the seal was written: nothing may be written any more.
+    #[error("cannot tell whether the delta is sealed: {0}")]
+    Unknown(#[source] io::Error),
+}
+
+impl ReplaceError {
+    /// Whether the disk may still be used.
+    pub fn is_survivable(&self) -> bool {
+        !matches!(self, Self::Unknown(_))
+    }
+}
+
+/// Makes an empty delta in `delta`, whose old contents are lost.
+pub(super) fn create_delta<S: Storage>(
+    delta: &S,
+    parent: LayerId,
+    size_bytes: u64,
+) -> Result<Header, OpenError> {
+    let size_bytes = format::check_size(size_bytes)?;
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()))?;
+    let header = Header { size_bytes, id, parent, sealed: false };
+    delta.set_len(0)?;
+    delta.set_len(format::clusters_offset(size_bytes) + size_bytes)?;
+    write_all(delta, &Source::from_slice(&header.emit()), 0)?;
+    Ok(header)
+}
+
+/// Keeps others from writing or reading an unsealed delta.
+pub(super) fn lock<S: Storage>(delta: &S) -> Result<(), OpenError> {
+    if delta.try_lock(Lock::Write)? { Ok(()) } else { Err(OpenError::Busy) }
+}
+
 /// What of the file is durable, the table apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Synced {
     /// All of it.
     Yes,
-    /// The header or clusters were written, or clusters punched, since the last flush.
+    /// Clusters were written or punched since the last flush.
     NotYet,
     /// A flush failed. The kernel may have let go of what it could not write, and would tell that only once.
     Failed,
@@ -75,16 +120,18 @@ impl<S: Storage> Overlay<S> {
         durability: Durability,
         limit_bytes: u64,
     ) -> Result<Self, OpenError> {
-        let size_bytes = format::check_size(size_bytes)?;
-        let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()))?;
-        let header = Header { size_bytes, id, parent: base.top(), sealed: false };
-        delta.set_len(0)?;
-        delta.set_len(format::clusters_offset(size_bytes) + size_bytes)?;
-        write_all(&delta, &Source::from_slice(&header.emit()), 0)?;
+        let (size_bytes, below_bytes) = (format::check_size(size_bytes)?, base.size_bytes());
+        if size_bytes < below_bytes {
+            return Err(OpenError::Shrinks { size_bytes, below_bytes });
+        }
+        lock_for(durability, &delta)?;
+        let header = create_delta(&delta, base.top(), size_bytes)?;
+        if durability == Durability::Durable {
+            // A crash before the first flush must not leave a file that is no delta.
+            delta.sync()?;
+        }
         let table = Table::new(size_bytes);
-        let created = Self::assemble(base, delta, header, table, durability, limit_bytes);
-        Ok(Overlay { synced: Synced::NotYet, ..created })
+        Ok(Self::assemble(base, delta, header, table, durability, limit_bytes))
     }
 
     /// Opens a delta that was made over the same `base`.
@@ -94,6 +141,7 @@ impl<S: Storage> Overlay<S> {
         durability: Durability,
         limit_bytes: u64,
     ) -> Result<Self, OpenError> {
+        lock_for(durability, &delta)?;
         let (header, table) = format::load(&delta)?;
         if header.sealed {
             return Err(OpenError::Sealed);
@@ -224,16 +272,70 @@ impl<S: Storage> Overlay<S> {
 
     /// Ends the writing for good and gives the file back, to lie under another delta.
     pub fn seal(mut self) -> Result<S, IoError> {
-        if self.durability == Durability::Ephemeral {
-            self.write_table()?;
-        }
-        self.flush()?;
-        let header = Header { sealed: true, ..self.header };
-        write_all(&self.delta.storage, &Source::from_slice(&header.emit()), 0)?;
-        if self.durability == Durability::Durable {
-            self.delta.storage.sync()?;
-        }
+        self.complete()?;
+        self.write_header(true)?;
+        // A lock keeps nobody from a sealed delta, and ends with the file.
+        let _ = self.delta.storage.unlock();
         Ok(self.delta.storage)
+    }
+
+    /// Seals the delta and goes on in a new one above it, in the empty file `new`. Everything written so far
+    /// is durable in the sealed one when this returns; what a failure leaves is told by its error.
+    ///
+    /// The new delta is complete and durable before the seal is written, and the seal is the last thing that
+    /// can fail. So after a crash the old delta is either unsealed and the top, or sealed with all there
+    /// was, and then the new one is empty and lies on it.
+    pub fn replace_delta(&mut self, new: S) -> Result<(), ReplaceError> {
+        self.complete().map_err(ReplaceError::Flush)?;
+        let header = self.prepare_next(&new).map_err(ReplaceError::New)?;
+        if let Err(error) = self.write_header(true) {
+            return Err(match self.write_header(false) {
+                Ok(()) => ReplaceError::Seal(error),
+                Err(_) => ReplaceError::Unknown(error),
+            });
+        }
+        // Others may read the sealed delta now. Should this fail they find it busy, no more.
+        let _ = self.delta.storage.unlock();
+        let table = Table::new(header.size_bytes);
+        let next = Delta { storage: new, table, size_bytes: header.size_bytes };
+        let sealed = std::mem::replace(&mut self.delta, next);
+        self.below.put(sealed, self.header.id);
+        self.header = header;
+        Ok(())
+    }
+
+    /// Makes `new` an empty delta over this one.
+    fn prepare_next(&self, new: &S) -> Result<Header, OpenError> {
+        self.below.check_room()?;
+        // The delta in use is not empty either, so it cannot be taken for the new one.
+        check_empty(new)?;
+        lock_for(self.durability, new)?;
+        let header = create_delta(new, self.header.id, self.header.size_bytes)?;
+        if self.durability == Durability::Durable {
+            new.sync()?;
+        }
+        Ok(header)
+    }
+
+    /// The file holds all that was written, table included.
+    fn complete(&mut self) -> Result<(), IoError> {
+        match self.durability {
+            Durability::Durable => self.flush(),
+            Durability::Ephemeral => {
+                self.write_table()?;
+                self.delta.table.mark_clean();
+                Ok(())
+            }
+        }
+    }
+
+    fn write_header(&self, sealed: bool) -> io::Result<()> {
+        let header = Header { sealed, ..self.header };
+        write_all(&self.delta.storage, &Source::from_slice(&header.emit()), 0)?;
+        match self.durability {
+            Durability::Durable => self.delta.storage.sync(),
+            Durability::Ephemeral => Ok(()),
+        }
     }
 
     /// Lets go of the disk as a crash would, and gives its file back.
@@ -362,7 +464,20 @@ impl<S: Storage> Overlay<S> {
     }
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+/// A delta without a name needs no lock: nobody else can open it.
+fn lock_for<S: Storage>(durability: Durability, delta: &S) -> Result<(), OpenError> {
+    if durability == Durability::Durable { lock(delta) } else { Ok(()) }
+}
+
+/// A new delta must not take another one's place.
+pub(super) fn check_empty<S: Storage>(new: &S) -> Result<(), OpenError> {
+    match new.size()? {
+        0 => Ok(()),
+        len => Err(OpenError::NotEmpty(len)),
+    }
+}
+
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let words = bytes.chunks_exact(8);
     let rest = words.remainder();
     words.into_iter().all(|word| word == [0; 8]) && rest.iter().all(|byte| *byte == 0)

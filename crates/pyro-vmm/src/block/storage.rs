@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 use crate::device::iov::{FileIo, Source, Target};
 
@@ -20,6 +21,61 @@ pub trait Storage {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Makes everything written so far durable.
     fn sync(&self) -> io::Result<()>;
+    /// Keeps others out while this one is written, or while it is read before it is sealed; `false` when
+    /// somebody else has it. What only one owner can reach needs no lock.
+    fn try_lock(&self, lock: Lock) -> io::Result<bool> {
+        let _ = lock;
+        Ok(true)
+    }
+    /// Lets others in.
+    fn unlock(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// The first range from `offset` on that may hold anything but zeroes; `None` when only zeroes follow.
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let size = self.size()?;
+        Ok((offset < size).then_some(offset..size))
+    }
+}
+
+/// What a file is locked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Others may read as well.
+    Read,
+    /// Nobody else.
+    Write,
+}
+
+/// A borrowed file is as good as an owned one.
+impl<S: Storage> Storage for &S {
+    fn size(&self) -> io::Result<u64> {
+        (**self).size()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        (**self).set_len(len)
+    }
+    fn read_at(&self, target: &mut Target<'_>, offset: u64) -> io::Result<usize> {
+        (**self).read_at(target, offset)
+    }
+    fn write_at(&self, source: &Source<'_>, offset: u64) -> io::Result<usize> {
+        (**self).write_at(source, offset)
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        (**self).punch(offset, len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        (**self).sync()
+    }
+    fn try_lock(&self, lock: Lock) -> io::Result<bool> {
+        (**self).try_lock(lock)
+    }
+    fn unlock(&self) -> io::Result<()> {
+        (**self).unlock()
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        (**self).next_data(offset)
+    }
 }
 
 impl Storage for File {
@@ -50,6 +106,39 @@ impl Storage for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    /// A `flock`. It belongs to the open file description: every duplicate of the descriptor, in whatever
+    /// process, shares it, and it ends with the last of them.
+    fn try_lock(&self, lock: Lock) -> io::Result<bool> {
+        let locked = match lock {
+            Lock::Read => self.try_lock_shared(),
+            Lock::Write => File::try_lock(self),
+        };
+        match locked {
+            Ok(()) => Ok(true),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(false),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        File::unlock(self)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        use rustix::fs::{SeekFrom, seek};
+        let start = match seek(self, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(rustix::io::Errno::NXIO) => return Ok(None),
+            // A file system that does not know its holes.
+            Err(rustix::io::Errno::INVAL) => {
+                let size = self.size()?;
+                return Ok((offset < size).then_some(offset..size));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(start..seek(self, SeekFrom::Hole(start))?))
     }
 }
 

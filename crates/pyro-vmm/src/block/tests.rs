@@ -9,6 +9,7 @@ use super::*;
 use crate::device::iov::{Source, Target};
 
 mod crash;
+mod offline;
 
 /// A disk of a few clusters whose last one is short.
 const SIZE: u64 = 5 * CLUSTER_BYTES + 3 * 512;

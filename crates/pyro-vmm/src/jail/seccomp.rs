@@ -14,7 +14,7 @@ use super::sys;
 use crate::protocol::SeccompAction;
 
 /// Calls allowed with any arguments.
-const ALLOWED: [libc::c_long; 47] = [
+const ALLOWED: [libc::c_long; 48] = [
     // Streams, queues' notifiers, the disk's files.
     libc::SYS_read,
     libc::SYS_write,
@@ -31,6 +31,8 @@ const ALLOWED: [libc::c_long; 47] = [
     libc::SYS_fallocate,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
+    // A disk's next layer is locked, and its sealed one unlocked.
+    libc::SYS_flock,
     libc::SYS_sync_file_range,
     libc::SYS_fstat,
     // `File::metadata` is statx with an empty path; there is nothing to name in an empty root.

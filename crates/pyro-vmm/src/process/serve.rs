@@ -1,23 +1,28 @@
 //! The event loop of a running machine.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::RecvFlags;
-
 use super::console::ConsoleReader;
 use super::engine::EngineProcess;
-use super::{receive, send_event};
+use super::host_ports::HostPorts;
+use super::send_event;
+use crate::block::{Overlay, ReplaceError};
+use crate::device::blk::Blk;
+use crate::device::rng::Rng;
+use crate::device::vsock::Vsock;
 use crate::engine::emulated::{Monitor, MonitorEvent};
 use crate::jail::Jail;
 use crate::limits;
 use crate::poll::{Poller, Token};
-use crate::protocol::{Event, ExitReason, Request, Started};
-use crate::vhost_user::{Endpoint, EndpointError};
+use crate::protocol::control::{self, Asked, Received};
+use crate::protocol::{Event, ExitReason, Started};
+use crate::vhost_user::{Endpoint, EndpointError, VhostUserDevice};
 
-/// Numbers of the endpoints on the loop; devices come first, in the order of [`Serving`]'s list.
+/// Numbers of the endpoints on the loop.
 pub(super) mod endpoint {
     pub(crate) const BLOCK: u16 = 0;
     pub(crate) const RNG: u16 = 1;
@@ -27,6 +32,28 @@ pub(super) mod endpoint {
     pub(crate) const CONSOLE: u16 = 5;
     pub(crate) const ENGINE: u16 = 6;
     pub(crate) const ENGINE_OUTPUT: u16 = 7;
+}
+
+/// The machine's devices, each with its own type so that the host can ask something of one.
+pub(super) struct Devices {
+    pub(super) block: VhostUserDevice<Blk<Overlay>>,
+    pub(super) rng: VhostUserDevice<Rng>,
+    pub(super) vsock: VhostUserDevice<Vsock<HostPorts>>,
+}
+
+impl Devices {
+    fn all(&mut self) -> [&mut dyn Endpoint; 3] {
+        [&mut self.block, &mut self.rng, &mut self.vsock]
+    }
+
+    fn at(&mut self, number: u16) -> Option<&mut dyn Endpoint> {
+        match number {
+            endpoint::BLOCK => Some(&mut self.block),
+            endpoint::RNG => Some(&mut self.rng),
+            endpoint::VSOCK => Some(&mut self.vsock),
+            _ => None,
+        }
+    }
 }
 
 /// Where the machine is in its life.
@@ -55,7 +82,7 @@ enum End {
 /// A machine with its devices attached.
 pub(super) struct Serving {
     poller: Arc<Poller>,
-    devices: Vec<Box<dyn Endpoint>>,
+    devices: Devices,
     monitor: Monitor,
     console: ConsoleReader,
     engine: EngineProcess,
@@ -66,7 +93,7 @@ pub(super) struct Serving {
 impl Serving {
     pub(super) fn new(
         poller: Arc<Poller>,
-        devices: Vec<Box<dyn Endpoint>>,
+        devices: Devices,
         monitor: Monitor,
         console: ConsoleReader,
         engine: EngineProcess,
@@ -90,7 +117,7 @@ impl Serving {
     }
 
     fn turn(&mut self, control: &OwnedFd) -> io::Result<Option<End>> {
-        let busy = self.devices.iter().any(|device| device.has_work());
+        let busy = self.devices.all().iter().any(|device| device.has_work());
         let patience = match self.phase {
             _ if busy => Some(Duration::ZERO),
             Phase::Starting(until) => Some(until.saturating_duration_since(Instant::now())),
@@ -102,7 +129,7 @@ impl Serving {
                 return Ok(Some(end));
             }
         }
-        for device in &mut self.devices {
+        for device in self.devices.all() {
             if device.has_work()
                 && let Some(end) = device_end(device.resume().map(|_| ()))
             {
@@ -132,7 +159,7 @@ impl Serving {
                 }
                 Ok(None)
             }
-            device => match self.devices.get_mut(usize::from(device)) {
+            device => match self.devices.at(device) {
                 Some(device) => Ok(device_end(device.ready(token.source))),
                 None => Ok(None),
             },
@@ -140,15 +167,29 @@ impl Serving {
     }
 
     fn answer(&mut self, control: &OwnedFd) -> io::Result<Option<End>> {
-        let bytes = match receive(control.as_fd(), RecvFlags::DONTWAIT) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Ok(Some(End::HostGone)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
+        match control::receive(control.as_fd())? {
+            Received::Asked(Asked::ConsoleTail) => {
+                send_event(control.as_fd(), &Event::Console { tail: self.console.tail() })?;
+                Ok(None)
+            }
+            Received::Asked(Asked::ReplaceDelta(new)) => self.replace_delta(new, control),
+            Received::Nothing => Ok(None),
+            Received::Closed => Ok(Some(End::HostGone)),
+        }
+    }
+
+    /// Between two turns of the queues: each request before this one is answered, none after it has begun.
+    fn replace_delta(&mut self, new: Option<File>, control: &OwnedFd) -> io::Result<Option<End>> {
+        let replaced = match new {
+            Some(new) => self.devices.block.with_device(|block| block.disk_mut().replace_delta(new)),
+            None => Err(ReplaceError::New(io::Error::other("its descriptor did not arrive").into())),
         };
-        let Request::ConsoleTail = serde_json::from_slice(&bytes)?;
-        send_event(control.as_fd(), &Event::Console { tail: self.console.tail() })?;
-        Ok(None)
+        let event = Event::DeltaReplaced { error: replaced.as_ref().err().map(ToString::to_string) };
+        send_event(control.as_fd(), &event)?;
+        Ok(match replaced {
+            Err(error) if !error.is_survivable() => Some(End::Failed(error.to_string())),
+            Ok(()) | Err(_) => None,
+        })
     }
 
     fn hear_monitor(&mut self, control: &OwnedFd) -> io::Result<Option<End>> {

@@ -7,6 +7,8 @@ fn config() -> Config {
         vcpu_count: 1,
         mem_mib: 512,
         disk_limit_bytes: None,
+        disk_size_bytes: None,
+        sealed_layers: 64,
         guest_cid: 3,
         host_ports: vec![5006],
         boot_args: vec!["quiet".into()],
@@ -38,6 +40,7 @@ fn values_out_of_range_are_named() {
         refusal(|c| c.boot_args = vec!["a b".into()]),
         "boot argument \"a b\" is not one printable word"
     );
+    assert_eq!(refusal(|c| c.sealed_layers = 65), "65 sealed layers are over the limit of 64");
     assert!(refusal(|c| c.boot_args = vec!["x".repeat(2000)]).contains("over the limit"));
     assert!(refusal(|c| c.engine = EngineConfig::Emulated { qemu: "qemu".into() }).contains("absolute"));
 }

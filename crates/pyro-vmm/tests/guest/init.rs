@@ -114,6 +114,8 @@ fn operate(mut stream: File) {
         b'r' => receive(&mut stream, total, chunk),
         b'z' => send_zeroes(&mut stream, total, chunk),
         b'd' => disk(&mut stream, total),
+        b'w' => write_disk(&mut stream, total, chunk as u64),
+        b'v' => verify_disk(&mut stream, total, chunk as u64),
         b'k' => random(&mut stream),
         b'p' => return end(POWER_OFF),
         b'x' => {
@@ -227,6 +229,33 @@ fn disk(stream: &mut File, len: u64) -> io::Result<()> {
     }
     stream.write_all(b"disk ok ")?;
     stream.write_all(&first)
+}
+
+/// Fills a range of the root disk with the pattern of its place and makes it durable.
+fn write_disk(stream: &mut File, len: u64, at: u64) -> io::Result<()> {
+    let disk = OpenOptions::new().write(true).open("/dev/vda")?;
+    let (mut pattern, mut block) = (Pattern(at + 1), vec![0; BLOCK]);
+    for offset in (0..len).step_by(BLOCK) {
+        pattern.fill(&mut block);
+        disk.write_all_at(&block, at + offset)?;
+    }
+    disk.sync_all()?;
+    stream.write_all(b"written")
+}
+
+/// Reads such a range back, past the page cache.
+fn verify_disk(stream: &mut File, len: u64, at: u64) -> io::Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+    let disk = File::open("/dev/vda")?;
+    let (mut pattern, mut block, mut expected) = (Pattern(at + 1), vec![0; BLOCK], vec![0; BLOCK]);
+    for offset in (0..len).step_by(BLOCK) {
+        pattern.fill(&mut expected);
+        disk.read_exact_at(&mut block, at + offset)?;
+        if block != expected {
+            return Err(io::Error::other(format!("the disk returned other bytes at {}", at + offset)));
+        }
+    }
+    stream.write_all(b"intact")
 }
 
 /// Which source feeds the kernel's pool, and bytes from it.

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// Under emulation on a busy machine a boot may take many times its usual second.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Size of the test disk: 64 MiB, its first block marked.
-const DISK_BYTES: u64 = 64 << 20;
+pub(crate) const DISK_BYTES: u64 = 64 << 20;
 /// The first bytes of the test disk.
 pub(crate) const DISK_MARK: &[u8; 16] = b"pyro test disk 1";
 
@@ -53,7 +53,7 @@ impl Lab {
         let mut spec = self.spec(test);
         change(&mut spec);
         let machine = Machine::spawn(spec).unwrap();
-        Running { machine, started: None, ended: None }
+        Running { machine, started: None, ended: None, replaced: None }
     }
 
     /// The same kernel and init under bare QEMU, without any of our devices, from its start to its end.
@@ -90,7 +90,13 @@ impl Lab {
             mem_mib: 256,
             kernel: File::open(&self.kernel).unwrap(),
             initramfs: File::open(self.initramfs.path().join("initramfs")).unwrap(),
-            disk: DiskSpec { base, delta: tempfile::tempfile().unwrap(), limit_bytes: None },
+            disk: DiskSpec {
+                base,
+                sealed: Vec::new(),
+                delta: tempfile::tempfile().unwrap(),
+                size_bytes: None,
+                limit_bytes: None,
+            },
             guest_cid: 3,
             host_ports: vec![5006],
             boot_args: vec![format!("TEST={test}")],
@@ -117,6 +123,7 @@ pub(crate) struct Running {
     pub(crate) machine: Machine,
     started: Option<Started>,
     ended: Option<(ExitReason, Vec<u8>)>,
+    replaced: Option<Result<(), String>>,
 }
 
 impl Running {
@@ -158,6 +165,23 @@ impl Running {
         stream
     }
 
+    /// Does an operation on the disk and tells the guest's answer.
+    pub(crate) fn disk(&self, operation: char, len: u64, at: u64) -> String {
+        let mut text = String::new();
+        self.operate(operation, len, at).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// Seals the disk's layer and goes on in another file.
+    pub(crate) fn replace_delta(&mut self, new: &File) -> Result<(), String> {
+        self.machine.replace_delta(new).unwrap();
+        while self.replaced.is_none() {
+            self.take_event();
+            assert!(self.ended.is_none(), "the machine ended: {:?}", self.ended);
+        }
+        self.replaced.take().unwrap()
+    }
+
     /// The guest sends the pattern.
     pub(crate) fn receive_pattern(&self, total: u64, chunk: u64) {
         let mut stream = self.operate('s', total, chunk);
@@ -192,6 +216,7 @@ impl Running {
         match self.machine.try_next_event() {
             Some(Event::Started(started)) => self.started = Some(started),
             Some(Event::Exited { reason, console_tail }) => self.ended = Some((reason, console_tail)),
+            Some(Event::DeltaReplaced { error }) => self.replaced = Some(error.map_or(Ok(()), Err)),
             Some(Event::Console { .. }) | None => {}
         }
     }
@@ -248,6 +273,18 @@ pub(crate) fn open_files(pid: u32) -> Vec<String> {
     let Ok(directory) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
     let links = directory.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
     links.map(|link| link.to_string_lossy().into_owned()).collect()
+}
+
+/// A file with a name, opened anew.
+pub(crate) fn open_or_create(path: &Path) -> File {
+    File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+}
+
+/// What the guest's operation `w` writes to a range of the disk.
+pub(crate) fn disk_pattern(len: usize, at: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    Pattern(at + 1).fill(&mut bytes);
+    bytes
 }
 
 /// The stream of bytes that both sides know; the guest's copy is in `init.rs`.

@@ -4,6 +4,8 @@ use std::cell::Cell;
 
 use super::*;
 
+mod seal;
+
 /// One change to the file.
 #[derive(Clone)]
 enum Change {
