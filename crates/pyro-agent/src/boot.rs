@@ -19,13 +19,19 @@ use crate::console::say;
 use crate::exec::{Cgroups, Executor};
 use crate::limits::{MAX_OPEN_FILES, MAX_OPEN_FILES_HARD, ROOT_DISK_DEADLINE};
 use crate::reaper::Reaper;
+use crate::secrets::Secrets;
 use crate::serve::Server;
+use crate::staging::Staging;
 use crate::sys;
 
 const ROOT_DISK: &str = "/dev/vda";
 /// Where the root disk is mounted before it becomes the root.
 const NEW_ROOT: &str = "/root-disk";
 const EXEC_CGROUPS: &str = "/sys/fs/cgroup/pyro";
+/// Where changes are prepared: on the root disk, and for root alone.
+const STAGING: &str = "/.pyro/staging";
+/// A file system of its own, in memory.
+const SECRETS: &str = "/run/pyro-secrets";
 
 /// Why a guest cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -229,7 +235,10 @@ fn serve(_set_up: ()) -> Result<std::convert::Infallible, BootError> {
         .stack_size(crate::limits::THREAD_STACK_BYTES)
         .spawn(move || reaping.run())
         .step("start the reaper")?;
-    let server = Arc::new(Server::new(Executor { reaper, cgroups: Some(cgroups) }));
+    let staging = Staging::new(STAGING);
+    staging.clear_in_background();
+    let secrets = Arc::new(Secrets::new(SECRETS));
+    let server = Arc::new(Server::new(Executor { reaper, cgroups: Some(cgroups), secrets }, staging));
     let listener = sys::listen(pyro_agent::wire::AGENT_PORT).step("listen on vsock")?;
     // Held for as long as the agent lives: its end tells the host that the guest is gone.
     let _ready = announce();

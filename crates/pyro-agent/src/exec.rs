@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pyro_agent::redact::Needles;
 use pyro_agent::wire::{Exec, Exit, Failure, FailureCode, FrameKind, Started, TtySize};
 use rustix::event::PollFlags;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
@@ -18,6 +19,7 @@ use rustix::termios::{InputModes, OptionalActions, Winsize};
 use crate::accounts::{Accounts, Identity};
 use crate::connection::{Connection, failure, os_failure, wait};
 use crate::reaper::{Child, Reaper};
+use crate::secrets::{SecretSet, Secrets};
 use crate::sys::{self, Program, Step, StepFault};
 
 mod outbox;
@@ -42,18 +44,20 @@ pub(crate) struct Executor {
     pub(crate) reaper: Arc<Reaper>,
     /// `None` only off a guest.
     pub(crate) cgroups: Option<Cgroups>,
+    pub(crate) secrets: Arc<Secrets>,
 }
 
 impl Executor {
     /// Serves one exec to its end. `Ok` holds nothing: all results have been sent. A failure is for the
     /// caller to send; after a lost connection there is nobody to send to.
     pub(crate) fn run(&self, connection: &mut Connection, exec: &Exec) -> Result<(), Failure> {
-        let request = Request::prepare(exec)?;
+        let secrets = self.secrets.current();
+        let request = Request::prepare(exec, &secrets)?;
         let stdio = Stdio::open(exec, &request.identity)
             .map_err(|error| os_failure("cannot open the command's standard streams", &error))?;
         let tree = Tree::create(self.cgroups.as_ref())
             .map_err(|error| os_failure("cannot make a cgroup for the command", &error))?;
-        let outcome = self.run_in(&tree, connection, exec, request, stdio);
+        let outcome = self.run_in(&tree, connection, exec, request, stdio, secrets.needles());
         tree.remove();
         outcome
     }
@@ -65,12 +69,13 @@ impl Executor {
         exec: &Exec,
         request: Request,
         stdio: Stdio,
+        needles: &Arc<Needles>,
     ) -> Result<(), Failure> {
         let started_at = Instant::now();
         let deadline = exec.timeout_ms.map(|limit| started_at + Duration::from_millis(limit));
         let (child, pumped) = self.start(tree, connection, request, stdio, deadline)?;
         let started = connection.send(FrameKind::Started, &Started { pid: child.pid() });
-        let session = Session::new(connection, tree, &child, pumped, deadline);
+        let session = Session::new(connection, tree, &child, pumped, deadline, needles);
         let outcome = started.and_then(|()| session.pump());
         // Whatever happened, nothing of the tree outlives the exec.
         tree.kill(child.pid());
@@ -170,7 +175,7 @@ struct Request {
 }
 
 impl Request {
-    fn prepare(exec: &Exec) -> Result<Self, Failure> {
+    fn prepare(exec: &Exec, secrets: &SecretSet) -> Result<Self, Failure> {
         let bad = |message: String| failure(FailureCode::BadRequest, message);
         let program = exec.argv.first().filter(|program| !program.is_empty());
         let program = program.ok_or_else(|| bad("no program is named".to_owned()))?;
@@ -184,12 +189,14 @@ impl Request {
         if exec.user.is_none() && identity.name == "0" {
             (identity.name, identity.home) = ("root".to_owned(), "/root".to_owned());
         }
-        let env = environment(exec, &identity);
-        for (key, _) in &env {
+        let mut env = environment(exec, &identity);
+        for key in env.iter().map(|(key, _)| key).chain(exec.secret_env.iter().map(|(_, key)| key)) {
             if key.is_empty() || key.contains('=') {
                 return Err(bad(format!("{key:?} cannot name a variable")));
             }
         }
+        env.retain(|(key, _)| exec.secret_env.iter().all(|(_, variable)| variable != key));
+        let secret_variables = secret_variables(exec, secrets)?;
         let path = env.iter().rev().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, path)| path);
         let cwd = exec.cwd.clone().unwrap_or_else(|| {
             if Path::new(WORKSPACE).is_dir() { WORKSPACE.to_owned() } else { "/".to_owned() }
@@ -203,6 +210,7 @@ impl Request {
             envp: env
                 .iter()
                 .map(|(key, value)| c_text(&format!("{key}={value}"), "variable"))
+                .chain(secret_variables.into_iter().map(Ok))
                 .collect::<Result<_, _>>()?,
             argv: exec.argv.clone(),
             c_cwd: c_text(&cwd, "working directory")?,
@@ -254,6 +262,19 @@ impl Request {
 fn is_file(path: &str, cwd: &str) -> bool {
     let metadata = std::fs::metadata(Path::new(cwd).join(path));
     metadata.is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// Variables with secrets' values. What is wrong with a value is told without the value.
+fn secret_variables(exec: &Exec, secrets: &SecretSet) -> Result<Vec<CString>, Failure> {
+    let bad = |message: String| failure(FailureCode::BadRequest, message);
+    let variable = |(name, key): &(String, String)| {
+        let value = secrets
+            .value(name)
+            .ok_or_else(|| bad(format!("secret_env references unknown workspace secret {name:?}")))?;
+        CString::new([key.as_bytes(), b"=", value].concat())
+            .map_err(|_| bad(format!("secret {name:?} cannot become variable {key:?}: a zero byte is in it")))
+    };
+    exec.secret_env.iter().map(variable).collect()
 }
 
 /// The defaults, then the host's, a later one in an earlier one's place.

@@ -48,11 +48,11 @@ pub(crate) const MAX_OPEN_FILES: u64 = 65_536;
 /// What a command may raise its limit to, as container runtimes allow.
 pub(crate) const MAX_OPEN_FILES_HARD: u64 = 1_048_576;
 
-/// Directories within directories; each open level costs a descriptor and a buffer.
-pub(crate) const MAX_TREE_DEPTH: usize = 512;
-/// Files with several names remembered while a tree is packed; past it further names become copies.
-pub(crate) const MAX_HARD_LINKS: usize = 100_000;
-/// Bytes moved at a time between files and the connection.
-pub(crate) const COPY_BYTES: usize = 64 << 10;
-/// Extended attributes of one file: what ext4 can hold.
-pub(crate) const MAX_XATTR_BYTES: usize = 64 << 10;
+/// Names of directories that a walk holds at a time: a directory of a million files fits.
+pub(crate) const MAX_WALK_NAME_BYTES: usize = 64 << 20;
+/// Bytes of directory entries taken from the kernel at a time.
+pub(crate) const READ_DIRECTORY_BYTES: usize = 64 << 10;
+/// Levels of a tree that is removed: deeper than trees are moved, since programs made it.
+pub(crate) const MAX_REMOVE_DEPTH: usize = 4096;
+/// Secrets are files in memory; the values and their directory's own need.
+pub(crate) const SECRETS_OPTIONS: &std::ffi::CStr = c"mode=700,size=16m,nr_inodes=1024";

@@ -1,16 +1,29 @@
 //! PID 1 of every guest: mounts the root disk, moves into it, and serves the host.
 
 mod accounts;
+mod apply;
 mod boot;
 mod connection;
 mod console;
 mod exec;
+mod fetch;
+mod files;
+mod freeze;
+#[cfg(test)]
+mod harness;
 mod limits;
 mod metrics;
+mod paths;
 mod reaper;
+mod records;
+mod secrets;
 mod serve;
+mod staging;
+mod sync;
 mod sys;
+mod transaction;
 mod tree;
+mod walk;
 
 fn main() {
     if rustix::process::getpid() != rustix::process::Pid::INIT {

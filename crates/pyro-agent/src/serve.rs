@@ -16,7 +16,9 @@ use crate::limits::{
     LINGER, MAX_CONNECTIONS, MAX_ENTROPY_BYTES, MAX_HOSTNAME_BYTES, POWER_OFF_LINGER, REQUEST_DEADLINE,
     THREAD_STACK_BYTES,
 };
-use crate::{boot, metrics, sys, tree};
+use crate::staging::Staging;
+use crate::walk::{self, Depth};
+use crate::{apply, boot, fetch, files, freeze, metrics, sync, sys, tree};
 
 mod identity;
 
@@ -24,6 +26,7 @@ mod identity;
 #[derive(Debug)]
 pub(crate) struct Server {
     executor: Executor,
+    staging: Staging,
     connection_count: AtomicUsize,
 }
 
@@ -32,8 +35,8 @@ pub(crate) struct Server {
 struct Done {}
 
 impl Server {
-    pub(crate) fn new(executor: Executor) -> Self {
-        Self { executor, connection_count: AtomicUsize::new(0) }
+    pub(crate) fn new(executor: Executor, staging: Staging) -> Self {
+        Self { executor, staging, connection_count: AtomicUsize::new(0) }
     }
 
     /// Accepts for ever. Only the host is served: the guest's own processes have other context ids.
@@ -89,7 +92,7 @@ impl Server {
     fn operate(&self, connection: &mut Connection, operation: Operation) -> Result<(), Failure> {
         match operation {
             Operation::Configure(configure) => {
-                apply(&configure)?;
+                configure_guest(&configure)?;
                 reply(connection, &Done {});
             }
             Operation::Exec(exec) => self.executor.run(connection, &exec)?,
@@ -110,9 +113,71 @@ impl Server {
                 let metrics = metrics::read().map_err(|error| os_failure("cannot read metrics", &error))?;
                 reply(connection, &metrics);
             }
+            Operation::Freeze => {
+                let thawed = freeze::freeze(connection)?;
+                reply(connection, &thawed);
+            }
+            Operation::Secrets => {
+                let installed = self.executor.secrets.install(connection)?;
+                reply(connection, &installed);
+            }
+            Operation::FileStat { .. }
+            | Operation::FileList { .. }
+            | Operation::FileRead { .. }
+            | Operation::FileWrite { .. }
+            | Operation::FileRemove { .. }
+            | Operation::FileMkdir { .. }
+            | Operation::FileMove { .. } => operate_on_file(connection, operation)?,
+            Operation::Walk { path } => {
+                let listed = walk::walk(connection, &path)?;
+                reply(connection, &listed);
+            }
+            Operation::FilesOut { root, max_bytes } => {
+                fetch::send(connection, &root, max_bytes)?;
+                reply(connection, &Done {});
+            }
+            Operation::Apply { root, prune } => {
+                let applied = apply::apply(connection, &self.staging, &root, prune)?;
+                reply(connection, &applied);
+            }
+            Operation::SyncIn { root, path } => {
+                let stats = sync::receive(connection, &self.staging, &root, &path)?;
+                reply(connection, &stats);
+            }
         }
         Ok(())
     }
+}
+
+/// The operations on one name.
+fn operate_on_file(connection: &mut Connection, operation: Operation) -> Result<(), Failure> {
+    match operation {
+        Operation::FileStat { root, path } => reply(connection, &files::stat(&root, &path)?),
+        Operation::FileList { root, path, recursive, limit } => {
+            let depth = if recursive { Depth::All } else { Depth::One };
+            let listed = walk::list(connection, &root, &path, depth, limit)?;
+            reply(connection, &listed);
+        }
+        Operation::FileRead { root, path, offset, max_bytes } => {
+            let read = files::read(connection, &root, &path, offset, max_bytes)?;
+            reply(connection, &read);
+        }
+        Operation::FileWrite { root, path, mode, create_parents } => {
+            let written = files::write(connection, &root, &path, mode, create_parents)?;
+            reply(connection, &written);
+        }
+        Operation::FileRemove { root, path, recursive } => {
+            reply(connection, &files::remove(&root, &path, recursive)?);
+        }
+        Operation::FileMkdir { root, path, parents } => {
+            reply(connection, &files::make_directory(&root, &path, parents)?);
+        }
+        Operation::FileMove { root, from, to, replace } => {
+            reply(connection, &files::rename(&root, &from, &to, replace)?);
+        }
+        other => return Err(failure(FailureCode::BadRequest, format!("{other:?} is not on one file"))),
+    }
+    Ok(())
 }
 
 /// Sends a result. A host that left does not want it.
@@ -120,13 +185,14 @@ fn reply<T: Serialize>(connection: &mut Connection, message: &T) {
     let _ = connection.send(FrameKind::Reply, message);
 }
 
-fn apply(configure: &Configure) -> Result<(), Failure> {
+fn configure_guest(configure: &Configure) -> Result<(), Failure> {
     let bad = |message: String| failure(FailureCode::BadRequest, message);
     let name = &configure.hostname;
     if name.is_empty() || name.len() > MAX_HOSTNAME_BYTES || !identity::is_host_name(name) {
         return Err(bad(format!("{name:?} is no host name of at most {MAX_HOSTNAME_BYTES} bytes")));
     }
-    let entropy = parse_hex(&configure.entropy_hex)
+    let entropy = hex::decode(&configure.entropy_hex)
+        .ok()
         .filter(|entropy| entropy.len() <= MAX_ENTROPY_BYTES)
         .ok_or_else(|| bad(format!("entropy is not at most {MAX_ENTROPY_BYTES} bytes in hexadecimal")))?;
     if !entropy.is_empty() {
@@ -154,13 +220,4 @@ fn power_off(connection: &mut Connection) -> ! {
     reply(connection, &Done {});
     connection.await_close(POWER_OFF_LINGER);
     boot::power_off()
-}
-
-fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    digits.chunks_exact(2).map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect()
 }

@@ -5,6 +5,6 @@ mod kernel;
 mod spawn;
 mod vsock;
 
-pub(crate) use kernel::{add_entropy, kill_all, loopback_up};
+pub(crate) use kernel::{add_entropy, freeze, kill_all, loopback_up, thaw};
 pub(crate) use spawn::{Program, Step, StepFault, spawn};
 pub(crate) use vsock::{HOST_CID, accept, connect, listen};

@@ -1,81 +1,59 @@
-//! Trees to and from the host.
+//! Trees to and from the host, over one connection.
 
-mod pack;
 #[cfg(test)]
 mod tests;
-mod unpack;
-mod xattrs;
 
 use std::io;
+use std::path::Path;
 
 use pyro_agent::wire::{Failure, FailureCode, TreeStats};
+use pyro_tree::{PackOptions, TreeError, UnpackOptions};
 
 use crate::connection::{Connection, DataReader, DataWriter, failure};
-
-/// Why a tree cannot be moved.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TreeError {
-    #[error("{path:?}: {source}")]
-    File { path: String, source: io::Error },
-    #[error("{path:?}: {reason}")]
-    Refused { path: String, reason: &'static str },
-    #[error(transparent)]
-    Read(#[from] pyro_agent::pax::ReadError),
-    #[error(transparent)]
-    Write(#[from] pyro_agent::pax::WriteError),
-}
-
-impl TreeError {
-    fn failure(&self) -> Failure {
-        let code = match self {
-            Self::File { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FailureCode::NotFound,
-                io::ErrorKind::PermissionDenied => FailureCode::PermissionDenied,
-                _ => FailureCode::Os,
-            },
-            Self::Refused { .. } | Self::Read(_) | Self::Write(_) => FailureCode::BadRequest,
-        };
-        failure(code, self.to_string())
-    }
-}
-
-/// Names the file that an error is about.
-trait At<T> {
-    fn at(self, path: &[u8]) -> Result<T, TreeError>;
-}
-
-impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
-    fn at(self, path: &[u8]) -> Result<T, TreeError> {
-        self.map_err(|source| TreeError::File { path: lossy(path), source: source.into() })
-    }
-}
-
-fn refused(path: &[u8], reason: &'static str) -> TreeError {
-    TreeError::Refused { path: lossy(path), reason }
-}
-
-fn lossy(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
-}
 
 /// Sends the tree at `path`.
 pub(crate) fn send(connection: &mut Connection, path: &str) -> Result<TreeStats, Failure> {
     absolute(path)?;
     let mut stream = DataWriter::new(connection);
-    let stats = pack::pack(path, &mut stream).map_err(|error| error.failure())?;
+    let stats = pyro_tree::pack(Path::new(path), &mut stream, &PackOptions::default())
+        .map_err(|error| refusal(&error))?;
     stream.finish().map_err(|error| failure(FailureCode::Os, format!("the host left: {error}")))?;
-    Ok(stats)
+    Ok(to_wire(&stats))
 }
 
 /// Receives a tree into `path`.
 pub(crate) fn receive(connection: &mut Connection, path: &str) -> Result<TreeStats, Failure> {
     absolute(path)?;
     let mut stream = DataReader::new(connection);
-    let stats = unpack::unpack(path, &mut stream).map_err(|error| error.failure())?;
+    let stats = pyro_tree::unpack(Path::new(path), &mut stream, &UnpackOptions::default())
+        .map_err(|error| refusal(&error))?;
     // What follows the archive's end mark, up to the frame that ends the transfer.
     io::copy(&mut stream, &mut io::sink())
         .map_err(|error| failure(FailureCode::Os, format!("the host left: {error}")))?;
-    Ok(stats)
+    Ok(to_wire(&stats))
+}
+
+fn refusal(error: &TreeError) -> Failure {
+    let code = match error {
+        TreeError::File { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FailureCode::NotFound,
+            io::ErrorKind::PermissionDenied => FailureCode::PermissionDenied,
+            _ => FailureCode::Os,
+        },
+        TreeError::Refused { .. }
+        | TreeError::OverLimit { .. }
+        | TreeError::Read(_)
+        | TreeError::Write(_) => FailureCode::BadRequest,
+    };
+    failure(code, error.to_string())
+}
+
+fn to_wire(stats: &pyro_tree::TreeStats) -> TreeStats {
+    TreeStats {
+        entry_count: stats.entry_count,
+        bytes_written: stats.bytes_written,
+        skipped_count: stats.skipped_count,
+    }
 }
 
 fn absolute(path: &str) -> Result<(), Failure> {

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. Host and agent must agree exactly: both ship in one release.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The vsock port on which the agent listens; it answers the host's CID (2) alone.
 pub const AGENT_PORT: u32 = 5005;
 /// The host's vsock port to which the agent connects once, when it is ready; it sends [`FrameKind::Reply`]
@@ -25,6 +25,21 @@ pub const DATA_CHUNK_BYTES: usize = 64 << 10;
 pub const STDIN_WINDOW_BYTES: usize = 256 << 10;
 /// Exit code reported for a command that ran out of time, as `timeout(1)` does.
 pub const EXIT_TIMED_OUT: i32 = 124;
+
+/// Secrets of one guest.
+pub const MAX_SECRETS: usize = 256;
+/// The longest name of a secret.
+pub const MAX_SECRET_NAME_BYTES: usize = 64;
+/// The longest value of a secret.
+pub const MAX_SECRET_BYTES: usize = 64 << 10;
+/// All values together; the guest holds them in memory.
+pub const MAX_SECRETS_BYTES: usize = 4 << 20;
+/// Paths of one `FilesOut`, and changes of one `Apply`; more is for several of them.
+pub const MAX_BATCH: usize = 100_000;
+/// Bytes of all paths and link targets of one `FilesOut` or `Apply`: what the agent holds in memory.
+pub const MAX_BATCH_BYTES: usize = 32 << 20;
+/// How long a file system stays frozen when the host does not thaw it.
+pub const FREEZE_LIMIT_MS: u64 = 10_000;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,19 +70,33 @@ pub enum FrameKind {
     /// Agent to host: JSON count of `Stdin` bytes that are no longer held (the command took them, or closed
     /// its input); widens the host's window, see [`STDIN_WINDOW_BYTES`].
     StdinCredit = 12,
+    /// Agent to host: JSON `{}`, once, when the file system is frozen.
+    Frozen = 13,
 }
 
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<Self> {
         use FrameKind::*;
-        [Request, Reply, Error, Exit, Stdin, Stdout, Stderr, Signal, Resize, Data, Started, StdinCredit]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        let control = [Request, Reply, Error, Exit, Signal, Resize, Started, StdinCredit, Frozen];
+        let bytes = [Stdin, Stdout, Stderr, Data];
+        control.into_iter().chain(bytes).find(|kind| *kind as u8 == byte)
     }
 }
 
 mod decoder;
+mod files;
+mod guest_path;
+mod records;
 pub use decoder::Decoder;
+pub use files::{
+    Applied, DirectoryMade, FileFacts, FileKind, FileMoved, FileRead, FileRemoved, FileTime, FileWritten,
+    Listed, SecretsInstalled, Thawed,
+};
+pub use guest_path::GuestPath;
+pub use records::{
+    Change, ChangeAction, ChangeItem, Entry, Expected, FetchItem, MAX_PATH_BYTES, MAX_RECORD_BYTES,
+    RecordCutter, RecordError, SecretItem, emit_entry, emit_path, fuzz_records, parse_path_record,
+};
 #[cfg(test)]
 mod tests;
 
@@ -184,10 +213,11 @@ pub enum Operation {
     /// Kill every process, flush file systems and power the guest off. Answered with `{}` when all is on
     /// disk; the power goes when the host closes this connection, or shortly after.
     PowerOff,
-    /// Send the directory tree at `path` as a POSIX.1-2001 pax tar (see [`crate::pax`]) in `Data` frames,
+    /// Send the tree at `path` as a POSIX.1-2001 pax tar (see `pyro_tree::pax`) in `Data` frames,
     /// then `Reply` [`TreeStats`]. Mounts below it appear as empty directories.
     TreeOut {
-        /// Absolute guest path of a directory; the archive's members are `.`, `./a`, `./a/b`, ...
+        /// Absolute guest path. Of a directory the archive's members are `.`, `./a`, `./a/b`, ...; of anything
+        /// else, a symbolic link included, its name alone.
         path: String,
     },
     /// Receive a tar in `Data` frames and unpack it below `path`, never outside: `..`, absolute names and
@@ -199,6 +229,117 @@ pub enum Operation {
     },
     /// Memory, load and uptime. Answered with [`Metrics`].
     Metrics,
+    /// Metadata of `path`, not followed if it is a link. Answered with [`FileFacts`].
+    ///
+    /// This and the other file operations take an absolute `path` at or below the directory `root`, and
+    /// never leave it: `..` and parents that are symbolic links are refused.
+    FileStat {
+        /// Where to stay.
+        root: GuestPath,
+        /// What to look at.
+        path: GuestPath,
+    },
+    /// Entries below a directory as [`Entry`] records in `Data` frames, then `Reply` [`Listed`]. Siblings
+    /// come sorted by their bytes, a directory before what is in it. Anything but a directory gives one
+    /// entry with an empty path.
+    FileList {
+        /// Where to stay.
+        root: GuestPath,
+        /// What to list.
+        path: GuestPath,
+        /// Whether to list what is in directories, too. Mounts are not entered.
+        recursive: bool,
+        /// Entries at most.
+        limit: u64,
+    },
+    /// A regular file's bytes in `Data` frames, then `Reply` [`FileRead`].
+    FileRead {
+        /// Where to stay.
+        root: GuestPath,
+        /// What to read.
+        path: GuestPath,
+        /// Where to start.
+        offset: u64,
+        /// Bytes at most.
+        max_bytes: u64,
+    },
+    /// Receive a file in `Data` frames and put it at `path` in one step, then `Reply` [`FileWritten`].
+    FileWrite {
+        /// Where to stay.
+        root: GuestPath,
+        /// What to write: nothing yet, or a regular file.
+        path: GuestPath,
+        /// Permission bits; without, an existing file's are kept and a new one gets 0644.
+        mode: Option<u32>,
+        /// Whether to make missing parents.
+        create_parents: bool,
+    },
+    /// Remove a file, or with `recursive` a tree. Answered with [`FileRemoved`].
+    FileRemove {
+        /// Where to stay.
+        root: GuestPath,
+        /// What to remove.
+        path: GuestPath,
+        /// Whether it may be a directory.
+        recursive: bool,
+    },
+    /// Make a directory. Answered with [`DirectoryMade`].
+    FileMkdir {
+        /// Where to stay.
+        root: GuestPath,
+        /// What to make.
+        path: GuestPath,
+        /// Whether to make missing parents, and to accept that it exists.
+        parents: bool,
+    },
+    /// Rename. Answered with [`FileMoved`].
+    FileMove {
+        /// Where to stay.
+        root: GuestPath,
+        /// The old name.
+        from: GuestPath,
+        /// The new name.
+        to: GuestPath,
+        /// Whether it may be taken.
+        replace: bool,
+    },
+    /// Metadata of everything below a directory, sorted as `FileList` does it: [`Entry`] records in `Data`
+    /// frames, then `Reply` [`Listed`]. Mounts are not entered.
+    Walk {
+        /// Absolute path of a directory.
+        path: GuestPath,
+    },
+    /// Receive paths relative to `root` ([`emit_path`] records in `Data` frames), then send a
+    /// [`FetchItem`] for each in `Data` frames, then `Reply` `{}`.
+    FilesOut {
+        /// Absolute path of a directory.
+        root: GuestPath,
+        /// Larger files are not sent.
+        max_bytes: u64,
+    },
+    /// Receive a transaction ([`ChangeItem`] records in `Data` frames), check its conditions, and apply all
+    /// of it or nothing; then `Reply` [`Applied`].
+    Apply {
+        /// Absolute path of a directory.
+        root: GuestPath,
+        /// Whether to remove directories that the transaction leaves empty.
+        prune: bool,
+    },
+    /// Receive a tar in `Data` frames into a place apart, then merge it into `path`: directories are
+    /// merged, files replaced, and a directory and something else in one place refused before anything is
+    /// changed. Then `Reply` [`TreeStats`].
+    SyncIn {
+        /// Where to stay.
+        root: GuestPath,
+        /// An existing or new directory.
+        path: GuestPath,
+    },
+    /// Flush and freeze the root file system. The agent sends `Frozen`, and thaws when the host sends any
+    /// frame (an empty `Data`) or closes, or [`FREEZE_LIMIT_MS`] later; then `Reply` [`Thawed`].
+    Freeze,
+    /// Receive [`SecretItem`] records in `Data` frames; they replace all secrets of the guest. Then `Reply`
+    /// [`SecretsInstalled`].
+    Secrets,
 }
 
 /// Identity of one boot.
@@ -229,6 +370,10 @@ pub struct Exec {
     pub tty: Option<TtySize>,
     /// Kill the whole process tree after this many milliseconds.
     pub timeout_ms: Option<u64>,
+    /// Installed secrets and the variables that get their values. Whatever is installed is redacted from
+    /// the command's output.
+    #[serde(default)]
+    pub secret_env: Vec<(String, String)>,
 }
 
 /// A terminal's size in character cells.
@@ -306,6 +451,8 @@ pub enum FailureCode {
     NotFound,
     /// The program may not be executed or the path not be used.
     PermissionDenied,
+    /// Something else is there, or has changed meanwhile.
+    Conflict,
     /// The guest refused for another reason (out of memory, disk full, ...).
     Os,
 }

@@ -36,6 +36,14 @@ impl Outbox {
         self.bytes.extend_from_slice(frame);
     }
 
+    /// Adds bytes in frames of at most [`DATA_CHUNK_BYTES`].
+    pub(super) fn push_chunks(&mut self, kind: FrameKind, bytes: &[u8]) {
+        for chunk in bytes.chunks(DATA_CHUNK_BYTES) {
+            self.bytes.extend_from_slice(&Header { kind, len: chunk.len() }.emit());
+            self.bytes.extend_from_slice(chunk);
+        }
+    }
+
     /// Adds a frame whose payload is what `read` puts into the room that it is given; none when that is nothing.
     pub(super) fn fill<E>(
         &mut self,

@@ -10,9 +10,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pyro_agent::wire::{Decoder, FrameKind, STDIN_WINDOW_BYTES, TtySize, emit_json};
+use pyro_agent::redact::{Needles, Redactor};
+use pyro_agent::wire::{DATA_CHUNK_BYTES, Decoder, FrameKind, STDIN_WINDOW_BYTES, TtySize, emit_json};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -23,6 +25,8 @@ use crate::connection::Connection;
 use crate::limits::{DRAIN_BYTES, DRAIN_GRACE, KILL_DEADLINE, OUTBOX_BYTES};
 use crate::reaper::{Child, Ended};
 
+/// What the outputs' bytes are sent as.
+const KINDS: [FrameKind; 2] = [FrameKind::Stdout, FrameKind::Stderr];
 /// End of transmission: what a terminal takes for the end of input.
 const EOT: u8 = 4;
 
@@ -67,6 +71,8 @@ pub(crate) struct Session<'a> {
     phase: Phase,
     timed_out: bool,
     outbox: Outbox,
+    /// Per output; `None` when there is nothing to hide.
+    redactors: Option<[Redactor; 2]>,
     /// Bytes on their way to the command.
     inbox: VecDeque<u8>,
     input_ends: bool,
@@ -95,6 +101,7 @@ impl<'a> Session<'a> {
         child: &'a Child,
         pumped: Pumped,
         deadline: Option<Instant>,
+        needles: &Arc<Needles>,
     ) -> Self {
         let (socket, decoder) = connection.parts();
         Self {
@@ -109,6 +116,7 @@ impl<'a> Session<'a> {
             phase: Phase::Running { give_up: None },
             timed_out: false,
             outbox: Outbox::default(),
+            redactors: (!needles.is_empty()).then(|| [0, 1].map(|_| Redactor::new(Arc::clone(needles)))),
             inbox: VecDeque::new(),
             input_ends: false,
             credit: 0,
@@ -280,9 +288,19 @@ impl<'a> Session<'a> {
 
     fn read_output(&mut self, index: usize) {
         let Some(output) = &self.pumped.outputs[index] else { return };
-        let kind = [FrameKind::Stdout, FrameKind::Stderr][index];
-        match self.outbox.fill(kind, |room| rustix::io::read(output, room)) {
-            Ok(0) => self.pumped.outputs[index] = None,
+        let read = match &mut self.redactors {
+            None => self.outbox.fill(KINDS[index], |room| rustix::io::read(output, room)),
+            Some(redactors) => {
+                let mut chunk = vec![0; DATA_CHUNK_BYTES];
+                let read = rustix::io::read(output, &mut chunk[..]);
+                let mut clear = Vec::new();
+                redactors[index].push(&chunk[..*read.as_ref().unwrap_or(&0)], &mut clear);
+                self.outbox.push_chunks(KINDS[index], &clear);
+                read
+            }
+        };
+        match read {
+            Ok(0) => self.close_output(index),
             Ok(len) => {
                 if matches!(self.phase, Phase::Killed { .. }) {
                     self.drained += len;
@@ -290,7 +308,17 @@ impl<'a> Session<'a> {
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             // A terminal that nobody holds any more says EIO.
-            Err(_) => self.pumped.outputs[index] = None,
+            Err(_) => self.close_output(index),
+        }
+    }
+
+    /// Nothing more comes from it; what looked like the start of a secret was none.
+    fn close_output(&mut self, index: usize) {
+        self.pumped.outputs[index] = None;
+        if let Some(redactors) = &mut self.redactors {
+            let mut clear = Vec::new();
+            redactors[index].finish(&mut clear);
+            self.outbox.push_chunks(KINDS[index], &clear);
         }
     }
 
@@ -371,10 +399,11 @@ impl<'a> Session<'a> {
     /// holds open is left when it is idle, or has given more than it could have held.
     fn give_up_idle_outputs(&mut self, time_is_up: bool) {
         let too_much = self.drained > DRAIN_BYTES;
-        for output in &mut self.pumped.outputs {
-            let idle = output.as_ref().is_some_and(|fd| !super::is_ready(fd, PollFlags::IN));
+        for index in 0..self.pumped.outputs.len() {
+            let Some(output) = &self.pumped.outputs[index] else { continue };
+            let idle = !super::is_ready(output, PollFlags::IN);
             if time_is_up && (idle || too_much) {
-                *output = None;
+                self.close_output(index);
             }
         }
     }

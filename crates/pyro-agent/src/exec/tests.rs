@@ -51,9 +51,14 @@ struct Result_ {
 
 impl Host {
     fn start(exec: Exec, cgroups: Option<Cgroups>) -> Self {
+        Self::start_with(exec, cgroups, Arc::new(Secrets::new("/nonexistent")))
+    }
+
+    fn start_with(exec: Exec, cgroups: Option<Cgroups>, secrets: Arc<Secrets>) -> Self {
         let (host, agent) = UnixStream::pair().unwrap();
         host.set_read_timeout(Some(PATIENCE)).unwrap();
-        let server = Server::new(Executor { reaper: reaper(), cgroups });
+        let staging = crate::staging::Staging::new("/nonexistent/staging");
+        let server = Server::new(Executor { reaper: reaper(), cgroups, secrets }, staging);
         let agent = std::thread::spawn(move || server.serve(Connection::new(agent.into())));
         let mut host = Self { socket: host, decoder: Decoder::new(), agent, credit: 0 };
         host.send(
@@ -124,6 +129,7 @@ fn exec(argv: &[&str]) -> Exec {
         stdin: false,
         tty: None,
         timeout_ms: None,
+        secret_env: Vec::new(),
     }
 }
 
@@ -373,4 +379,55 @@ fn orphans_that_nobody_waits_for_are_reaped() {
         assert!(Instant::now() < deadline, "{pid:?} stays a zombie");
         std::thread::yield_now();
     }
+}
+
+fn with_secrets(items: &[(&str, &str)]) -> (tempfile::TempDir, Arc<Secrets>) {
+    use std::io::Write as _;
+    let home = tempfile::tempdir().unwrap();
+    let secrets = Arc::new(Secrets::new(home.path().join("secrets")));
+    let (mut host, agent) = UnixStream::pair().unwrap();
+    let mut records = Vec::new();
+    for (name, value) in items {
+        let item = wire::SecretItem { name: (*name).into(), value: value.as_bytes().to_vec() };
+        item.emit(&mut records);
+    }
+    host.write_all(&wire::emit_frame(FrameKind::Data, &records)).unwrap();
+    host.write_all(&wire::emit_frame(FrameKind::Data, &[])).unwrap();
+    secrets.install(&mut Connection::new(agent.into())).unwrap();
+    (home, secrets)
+}
+
+#[test]
+fn secrets_reach_the_command_and_are_redacted_from_both_streams() {
+    let (_home, secrets) = with_secrets(&[("TOKEN", "hunter2"), ("LONG", "hunter2-and-more")]);
+    let script = r#"test "$API" = hunter2 || exit 9; printf hun; sleep 0.05; printf 'ter2 %s' "$L"; printf 'e %s hunt' "$API" >&2"#;
+    let mut request = shell(script);
+    request.env = vec![("API".into(), "overridden".into())];
+    request.secret_env = vec![("TOKEN".into(), "API".into()), ("LONG".into(), "L".into())];
+    let result = Host::start_with(request, None, Arc::clone(&secrets)).finish();
+    assert_eq!(result.exit.unwrap().code, Some(0));
+    assert_eq!((text(&result.stdout), text(&result.stderr)), ("[REDACTED] [REDACTED]", "e [REDACTED] hunt"));
+    let mut request = shell("true");
+    request.secret_env = vec![("NONE".into(), "X".into())];
+    let failure = Host::start_with(request, None, secrets).finish().failure.unwrap();
+    assert_eq!(failure.code, FailureCode::BadRequest);
+    assert_eq!(failure.message, r#"secret_env references unknown workspace secret "NONE""#);
+}
+
+#[test]
+fn a_secret_that_cannot_be_a_variable_is_refused_without_its_value() {
+    let (_home, secrets) = with_secrets(&[("BINARY", "hunter\0two")]);
+    let mut request = shell("true");
+    request.secret_env = vec![("BINARY".into(), "X".into())];
+    let failure = Host::start_with(request, None, secrets).finish().failure.unwrap();
+    assert!(failure.message.contains("BINARY") && !failure.message.contains("hunter"), "{failure:?}");
+}
+
+#[test]
+fn redacted_output_larger_than_every_buffer_arrives_whole() {
+    let (_home, secrets) = with_secrets(&[("S", "17")]);
+    let script = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done";
+    let result = Host::start_with(shell(script), None, secrets).finish();
+    let wanted: String = (0..20000).map(|i| format!("{i}\n").replace("17", "[REDACTED]")).collect();
+    assert!(result.stdout == wanted.as_bytes(), "{} bytes", result.stdout.len());
 }

@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::limits::MAX_ENTROPY_BYTES;
 
@@ -8,6 +8,11 @@ use crate::limits::MAX_ENTROPY_BYTES;
 const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
 /// `_IO('R', 0x07)`: reseed the generator from the pool now.
 const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+
+/// `_IOWR('X', 119, int)`.
+const FIFREEZE: libc::c_ulong = 0xc004_5877;
+/// `_IOWR('X', 120, int)`.
+const FITHAW: libc::c_ulong = 0xc004_5878;
 
 /// `struct rand_pool_info` with room for the largest entropy accepted.
 #[repr(C)]
@@ -45,6 +50,20 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the kernel reads one `ifreq`, which lives through the call.
     let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Freezes the file system of an open directory: writers wait until [`thaw`].
+pub(crate) fn freeze(directory: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the kernel ignores this request's argument.
+    let done = unsafe { libc::ioctl(directory.as_raw_fd(), FIFREEZE, 0) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Thaws it.
+pub(crate) fn thaw(directory: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the kernel ignores this request's argument.
+    let done = unsafe { libc::ioctl(directory.as_raw_fd(), FITHAW, 0) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn kind() -> impl Strategy<Value = FrameKind> {
-    (1u8..=12).prop_map(|byte| FrameKind::from_byte(byte).expect("1 to 12 are kinds"))
+    (1u8..=13).prop_map(|byte| FrameKind::from_byte(byte).expect("1 to 13 are kinds"))
 }
 
 fn exec() -> impl Strategy<Value = Exec> {
@@ -15,8 +15,9 @@ fn exec() -> impl Strategy<Value = Exec> {
         any::<bool>(),
         prop::option::of((any::<u16>(), any::<u16>())),
         prop::option::of(any::<u64>()),
+        prop::collection::vec((text, text), 0..3),
     )
-        .prop_map(|(argv, env, cwd, user, stdin, tty, timeout_ms)| Exec {
+        .prop_map(|(argv, env, cwd, user, stdin, tty, timeout_ms, secret_env)| Exec {
             argv,
             env,
             cwd,
@@ -24,7 +25,34 @@ fn exec() -> impl Strategy<Value = Exec> {
             stdin,
             tty: tty.map(|(cols, rows)| TtySize { cols, rows }),
             timeout_ms,
+            secret_env,
         })
+}
+
+fn guest_path() -> impl Strategy<Value = GuestPath> {
+    prop_oneof![
+        ".{0,40}".prop_map(|text| GuestPath::from(text.as_str())),
+        prop::collection::vec(any::<u8>(), 0..60).prop_map(GuestPath::new),
+    ]
+}
+
+fn file_operation() -> impl Strategy<Value = Operation> {
+    let places = (guest_path(), guest_path(), guest_path(), any::<bool>());
+    (0..11, places, any::<u64>(), any::<u64>(), prop::option::of(any::<u32>())).prop_map(
+        |(choice, (root, path, other, flag), a, b, mode)| match choice {
+            0 => Operation::FileStat { root, path },
+            1 => Operation::FileList { root, path, recursive: flag, limit: a },
+            2 => Operation::FileRead { root, path, offset: a, max_bytes: b },
+            3 => Operation::FileWrite { root, path, mode, create_parents: flag },
+            4 => Operation::FileRemove { root, path, recursive: flag },
+            5 => Operation::FileMkdir { root, path, parents: flag },
+            6 => Operation::FileMove { root, from: path, to: other, replace: flag },
+            7 => Operation::Walk { path },
+            8 => Operation::FilesOut { root, max_bytes: a },
+            9 => Operation::Apply { root, prune: flag },
+            _ => Operation::SyncIn { root, path },
+        },
+    )
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -33,6 +61,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         any::<u64>().prop_map(|unix_nanos| Operation::SetClock { unix_nanos }),
         Just(Operation::PowerOff),
         Just(Operation::Metrics),
+        Just(Operation::Freeze),
+        Just(Operation::Secrets),
+        file_operation(),
         ".{0,40}".prop_map(|path| Operation::TreeOut { path }),
         ".{0,40}".prop_map(|path| Operation::TreeIn { path }),
         (".{0,20}", any::<u64>(), "[0-9a-f]{0,64}").prop_map(|(hostname, unix_nanos, entropy_hex)| {
@@ -90,9 +121,9 @@ proptest! {
 
 #[test]
 fn another_version_is_told_apart_from_a_bad_request() {
-    let future = br#"{"version":2,"operation":{"teleport":{}},"more":1}"#;
+    let future = br#"{"version":3,"operation":{"teleport":{}},"more":1}"#;
     assert_eq!(Request::parse(future).unwrap_err().code, FailureCode::VersionMismatch);
-    let nonsense = br#"{"version":1,"operation":{"teleport":{}}}"#;
+    let nonsense = br#"{"version":2,"operation":{"teleport":{}}}"#;
     assert_eq!(Request::parse(nonsense).unwrap_err().code, FailureCode::BadRequest);
     assert_eq!(Request::parse(b"").unwrap_err().code, FailureCode::BadRequest);
 }
