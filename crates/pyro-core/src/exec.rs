@@ -1,9 +1,10 @@
 //! Commands in a guest: the host's side of the agent's wire format.
 
 use crate::problem::{Blame, Explain, Problem};
+pub use pyro_agent::wire::Exit;
 use pyro_agent::wire::{
-    self, Exit, Failure, FailureCode, FrameError, FrameKind, HEADER_BYTES, Header, Operation, Request,
-    Started, TtySize,
+    self, Failure, FailureCode, FrameError, FrameKind, HEADER_BYTES, Header, Operation, Request, Started,
+    TtySize,
 };
 use serde::de::DeserializeOwned;
 use std::io;
@@ -31,12 +32,23 @@ pub struct ExecRequest {
     pub tty: Option<(u16, u16)>,
     /// Kill the command's whole process tree after this long.
     pub timeout: Option<Duration>,
+    /// Secrets that the guest holds, and the variables that get their values.
+    pub secret_env: Vec<(String, String)>,
 }
 
 impl ExecRequest {
     /// `argv` with everything else at its default.
     pub fn new(argv: Vec<String>) -> Self {
-        Self { argv, env: Vec::new(), cwd: None, user: None, stdin: false, tty: None, timeout: None }
+        Self {
+            argv,
+            env: Vec::new(),
+            cwd: None,
+            user: None,
+            stdin: false,
+            tty: None,
+            timeout: None,
+            secret_env: Vec::new(),
+        }
     }
 
     /// `text` run by the guest's login shell.
@@ -53,6 +65,7 @@ impl ExecRequest {
             stdin: self.stdin,
             tty: self.tty.map(|(cols, rows)| TtySize { cols, rows }),
             timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            secret_env: self.secret_env.clone(),
         }
     }
 }
@@ -100,6 +113,7 @@ impl Explain for AgentError {
                     FailureCode::BadRequest => ("bad_request", Blame::Caller),
                     FailureCode::NotFound => ("not_found", Blame::Caller),
                     FailureCode::PermissionDenied => ("permission_denied", Blame::Caller),
+                    FailureCode::Conflict => ("conflict", Blame::Caller),
                     FailureCode::Os => ("guest_os", Blame::Guest),
                 };
                 Problem::new(code, blame, self)
@@ -113,8 +127,8 @@ impl Explain for AgentError {
 
 /// One connection to the agent.
 pub(crate) struct AgentStream {
-    reader: FrameReader,
-    writer: OwnedWriteHalf,
+    pub(crate) reader: FrameReader,
+    pub(crate) writer: OwnedWriteHalf,
 }
 
 impl AgentStream {
@@ -123,13 +137,18 @@ impl AgentStream {
         Self { reader: FrameReader { stream: read, buffer: Vec::new(), start: 0 }, writer }
     }
 
+    /// Both directions apart, for transfers that listen while they send.
+    pub(crate) fn into_halves(self) -> (FrameReader, OwnedWriteHalf) {
+        (self.reader, self.writer)
+    }
+
     pub(crate) async fn request(&mut self, operation: Operation) -> Result<(), AgentError> {
         let frame = wire::emit_json(FrameKind::Request, &Request::new(operation))
             .map_err(|error| AgentError::Protocol(error.to_string()))?;
         if frame.len() > HEADER_BYTES + wire::MAX_PAYLOAD_BYTES {
             return Err(AgentError::Refused(Failure {
                 code: FailureCode::BadRequest,
-                message: format!("the command and its variables take {} bytes, over the limit", frame.len()),
+                message: format!("the request takes {} bytes, over the limit", frame.len()),
             }));
         }
         Ok(self.writer.write_all(&frame).await?)
@@ -146,19 +165,19 @@ impl AgentStream {
     }
 }
 
-fn expect(got: FrameKind, wanted: FrameKind) -> Result<(), AgentError> {
+pub(crate) fn expect(got: FrameKind, wanted: FrameKind) -> Result<(), AgentError> {
     if got == wanted {
         return Ok(());
     }
     Err(AgentError::Protocol(format!("{got:?} came where {wanted:?} was due")))
 }
 
-fn parse_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, AgentError> {
+pub(crate) fn parse_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, AgentError> {
     serde_json::from_slice(payload).map_err(|error| AgentError::Protocol(error.to_string()))
 }
 
 /// Reads frames with few system calls: small frames arrive many at a time.
-struct FrameReader {
+pub(crate) struct FrameReader {
     stream: OwnedReadHalf,
     buffer: Vec<u8>,
     start: usize,
@@ -166,7 +185,7 @@ struct FrameReader {
 
 impl FrameReader {
     /// The next frame; the agent's `Error` frames become errors. Cancel safe.
-    async fn next(&mut self) -> Result<(Header, Vec<u8>), AgentError> {
+    pub(crate) async fn next(&mut self) -> Result<(Header, Vec<u8>), AgentError> {
         self.fill(HEADER_BYTES).await?;
         let bytes = self.buffer[self.start..self.start + HEADER_BYTES].try_into().expect("five bytes");
         let header = Header::parse(bytes)?;

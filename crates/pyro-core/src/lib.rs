@@ -10,13 +10,18 @@ pub mod config;
 pub mod doctor;
 pub mod environments;
 pub mod exec;
+pub mod guest;
 pub mod guest_bundle;
 pub mod limits;
 pub mod machine;
 mod packet;
+mod places;
 pub mod problem;
+pub mod store;
 pub mod supervisor;
 mod sys;
+pub mod transfer;
+pub mod workspace;
 
 pub use config::Config;
 pub use problem::{Blame, Explain, Problem};

@@ -10,6 +10,8 @@ pub const VCPU_COUNT: RangeInclusive<u64> = 1..=8;
 pub const MEM_MIB: RangeInclusive<u64> = 256..=32768;
 /// Life of a one-shot machine, seconds.
 pub const TTL_SECONDS: RangeInclusive<u64> = 60..=3600;
+/// Life of a workspace without activity, seconds; 0 is for ever.
+pub const WORKSPACE_TTL_SECONDS: RangeInclusive<u64> = 60..=31_536_000;
 /// Time of one command, seconds. A day is beyond any machine's life.
 pub const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=86_400;
 /// What one machine may write to its disk, MiB. Less does not hold the guest's own start.
@@ -19,10 +21,31 @@ pub const DISK_MIB: RangeInclusive<u64> = 16..=65_536;
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 /// A supervisor's answer to any request but a boot.
 pub const SUPERVISOR_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a guest may take to write everything to its disk before it is killed: it holds at most its own
+/// memory's worth of unwritten data.
+pub const POWER_OFF_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a supervisor waits for the one before it to let go of its workspace.
+pub const MACHINE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a command waits for another one that is changing the same workspace's life: a boot, or a guest
+/// that writes its memory to disk.
+pub const OPERATION_LOCK_DEADLINE: Duration = Duration::from_secs(90);
+/// How long a machine may take to seal its disk: it flushes what the guest has written.
+pub const SEAL_DEADLINE: Duration = Duration::from_secs(60);
+/// Clients of one supervisor at a time; others wait to be let in.
+pub const MAX_CLIENTS: usize = 256;
+/// How long a supervisor that ends waits for its clients to take its last word.
+pub const CLIENT_LINGER: Duration = Duration::from_secs(2);
 /// Output kept per stream where a result carries it as a value (`--json`). More is cut and said so.
 pub const CAPTURE_BYTES: usize = 16 << 20;
 /// The largest message between a client and a supervisor; a console tail is its largest part.
 pub const PACKET_BYTES: usize = 192 << 10;
+
+/// What one read of a file gives at most, bytes.
+pub const FILE_BYTES: RangeInclusive<u64> = 1..=(64 << 20);
+/// Entries of one listing; more is cut and said so.
+pub const LIST_ENTRIES: usize = 200_000;
+/// A diff's patch is told up to here; what follows is told to differ.
+pub const DIFF_BYTES: usize = 64 << 20;
 
 /// A number outside its bounds.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

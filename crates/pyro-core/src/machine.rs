@@ -10,15 +10,18 @@
 use crate::config::Config;
 use crate::exec::{self, AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::guest_bundle::{BundleError, GuestBundle};
-use crate::limits::{self, BOOT_DEADLINE, OutOfRange, SUPERVISOR_DEADLINE};
+use crate::limits::{self, BOOT_DEADLINE, OutOfRange, POWER_OFF_DEADLINE, SUPERVISOR_DEADLINE};
 use crate::packet::{Packet, PacketSocket};
+use crate::places::CONTROL_SOCKET;
 use crate::problem::{Blame, Explain, Problem};
-use crate::supervisor::protocol::{Answer, EndCause, Ended, Request, StartRequest, Started};
+use crate::supervisor::protocol::{
+    Answer, DiskRequest, EndCause, Ended, Life, Request, StartRequest, Started, Stop,
+};
 use pyro_agent::wire::AGENT_PORT;
 pub use pyro_vmm::engine::EngineChoice;
 use rustix::fd::OwnedFd;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -144,6 +147,7 @@ fn describe_end(ended: &Ended) -> String {
         EndCause::Stopped => "it was stopped".to_owned(),
         EndCause::Expired => "its time to live is over".to_owned(),
         EndCause::Machine(reason) => reason.to_string(),
+        EndCause::Failed(reason) => reason.clone(),
     };
     match ended.console.lines().next_back() {
         Some(line) => format!("{cause} (console: {line})"),
@@ -166,7 +170,7 @@ impl Explain for MachineError {
                 let problem = Problem::new("machine_ended", Blame::Guest, self);
                 match ended.cause {
                     EndCause::Expired => problem.with_hint("--ttl-seconds gives a machine more time"),
-                    EndCause::Stopped | EndCause::Machine(_) => problem,
+                    EndCause::Stopped | EndCause::Machine(_) | EndCause::Failed(_) => problem,
                 }
             }
             Self::SupervisorLost(_) => Problem::new("supervisor_lost", Blame::Host, self)
@@ -190,7 +194,7 @@ pub struct BootImage {
 pub struct Machine {
     id: MachineId,
     started: Started,
-    socket: PacketSocket,
+    link: Link,
     supervisor: Child,
 }
 
@@ -203,31 +207,11 @@ impl Machine {
         request: &MachineRequest,
     ) -> Result<Self, MachineError> {
         let checked = request.checked()?;
-        let bundle = GuestBundle::open(config.guest_bundle_dir.as_deref())?;
-        check_memory(request.mem_mib)?;
-        let start = StartRequest {
-            machine_id: id.as_str().to_owned(),
-            engine: request.engine.unwrap_or(config.engine),
-            vmm_binary: config.vmm_binary.clone(),
-            program_path: config.program_path.clone(),
-            kernel: image.kernel.clone().unwrap_or(bundle.kernel),
-            initramfs: bundle.initramfs,
-            rootfs: image.rootfs.clone(),
-            vcpu_count: checked.vcpu_count,
-            mem_mib: checked.mem_mib,
-            disk_bytes: checked.disk_bytes,
-            state_dir: config.state_dir.clone(),
-            ttl_seconds: request.ttl_seconds,
-        };
-        let (socket, supervisor) = spawn_supervisor(config)?;
-        let lost = |error| MachineError::SupervisorLost(Some(error));
-        socket.send(&Request::Start(Box::new(start)), None).await.map_err(lost)?;
-        // The supervisor bounds the boot itself; this bound is for a supervisor that hangs.
-        let answer = receive(&socket, BOOT_DEADLINE + SUPERVISOR_DEADLINE * 2).await?;
-        match answer {
-            (Answer::Started(started), _) => Ok(Self { id, started: *started, socket, supervisor }),
-            (other, _) => Err(unexpected(other)),
-        }
+        let disk = DiskRequest { base: image.rootfs.clone(), limit_bytes: checked.disk_bytes, layers: None };
+        let life = Life::OneShot { ttl_seconds: request.ttl_seconds };
+        let start = start_request(config, id.as_str(), image.kernel.clone(), request, disk, life)?;
+        let (link, started, supervisor) = boot(config, start).await?;
+        Ok(Self { id, started, link, supervisor })
     }
 
     /// The machine's id.
@@ -242,10 +226,88 @@ impl Machine {
 
     /// Opens a stream to a vsock port of the guest. A port where nothing listens closes the stream at once.
     pub async fn connect(&mut self, port: u32) -> Result<UnixStream, MachineError> {
-        self.socket
-            .send(&Request::Connect { port }, None)
-            .await
-            .map_err(|error| MachineError::SupervisorLost(Some(error)))?;
+        self.link.connect(port).await
+    }
+
+    /// Runs a command. Its output is read, and its input fed, through the two halves.
+    pub async fn exec(&mut self, request: &ExecRequest) -> Result<(ExecInput, ExecOutput), MachineError> {
+        self.link.exec(request).await
+    }
+
+    /// Turns a connection that ended in the middle into the reason why the machine ended, where it did.
+    pub async fn why_disconnected(&mut self) -> MachineError {
+        self.link.why_disconnected().await
+    }
+
+    /// Ends the machine and returns when its supervisor is gone, and with it everything it owned.
+    pub async fn stop(mut self) -> Result<(), MachineError> {
+        // A supervisor that is gone already has stopped its machine.
+        let _ = self.link.socket.send(&Request::Stop(Stop::Kill), None).await;
+        let waited = timeout(SUPERVISOR_DEADLINE, self.supervisor.wait()).await;
+        waited
+            .map_err(|_| MachineError::SupervisorDeadline)?
+            .map(|_| ())
+            .map_err(|error| MachineError::SupervisorLost(Some(error)))
+    }
+}
+
+/// What a supervisor is told to start.
+pub(crate) fn start_request(
+    config: &Config,
+    machine_id: &str,
+    kernel: Option<PathBuf>,
+    request: &MachineRequest,
+    disk: DiskRequest,
+    life: Life,
+) -> Result<StartRequest, MachineError> {
+    let checked = request.checked()?;
+    let bundle = GuestBundle::open(config.guest_bundle_dir.as_deref())?;
+    check_memory(request.mem_mib)?;
+    Ok(StartRequest {
+        machine_id: machine_id.to_owned(),
+        engine: request.engine.unwrap_or(config.engine),
+        vmm_binary: config.vmm_binary.clone(),
+        program_path: config.program_path.clone(),
+        kernel: kernel.unwrap_or(bundle.kernel),
+        initramfs: bundle.initramfs,
+        vcpu_count: checked.vcpu_count,
+        mem_mib: checked.mem_mib,
+        disk,
+        state_dir: config.state_dir.clone(),
+        life,
+    })
+}
+
+/// Spawns a supervisor and waits until its machine's agent answers.
+pub(crate) async fn boot(
+    config: &Config,
+    start: StartRequest,
+) -> Result<(Link, Started, Child), MachineError> {
+    let (socket, supervisor) = spawn_supervisor(config)?;
+    let link = Link { socket };
+    link.send(&Request::Start(Box::new(start))).await?;
+    // The supervisor bounds the boot itself; this bound is for a supervisor that hangs.
+    match receive(&link.socket, BOOT_DEADLINE + SUPERVISOR_DEADLINE * 2).await? {
+        (Answer::Started(started), _) => Ok((link, *started, supervisor)),
+        (other, _) => Err(unexpected(other)),
+    }
+}
+
+/// A client's connection to a supervisor.
+pub(crate) struct Link {
+    socket: PacketSocket,
+}
+
+impl Link {
+    /// Connects to a workspace's supervisor, whose socket is in `directory`. `None` where there is none.
+    pub(crate) fn open(directory: &Path) -> io::Result<Option<Self>> {
+        let socket = PacketSocket::connect(directory, CONTROL_SOCKET)?;
+        Ok(socket.map(|socket| Self { socket }))
+    }
+
+    /// Opens a stream to a vsock port of the guest.
+    pub(crate) async fn connect(&self, port: u32) -> Result<UnixStream, MachineError> {
+        self.send(&Request::Connect { port }).await?;
         match receive(&self.socket, SUPERVISOR_DEADLINE).await? {
             (Answer::Connected, Some(fd)) => {
                 let stream = std::os::unix::net::UnixStream::from(fd);
@@ -256,18 +318,45 @@ impl Machine {
         }
     }
 
-    /// Runs a command. Its output is read, and its input fed, through the two halves.
-    pub async fn exec(&mut self, request: &ExecRequest) -> Result<(ExecInput, ExecOutput), MachineError> {
-        let stream = self.connect(AGENT_PORT).await?;
-        match exec::start(stream, request).await {
+    /// Opens a stream to the agent.
+    pub(crate) async fn agent(&self) -> Result<UnixStream, MachineError> {
+        self.connect(AGENT_PORT).await
+    }
+
+    /// Runs a command over a stream of its own.
+    pub(crate) async fn exec(&self, request: &ExecRequest) -> Result<(ExecInput, ExecOutput), MachineError> {
+        match exec::start(self.agent().await?, request).await {
             Ok(halves) => Ok(halves),
             Err(AgentError::Disconnected) => Err(self.why_disconnected().await),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Sends a request that is answered with a value, and waits for that at most `within`.
+    pub(crate) async fn ask(
+        &self,
+        request: &Request,
+        within: std::time::Duration,
+    ) -> Result<Answer, MachineError> {
+        self.send(request).await?;
+        match receive(&self.socket, within).await?.0 {
+            Answer::Failed(problem) => Err(MachineError::Supervisor(problem)),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Ends the machine; returns when it has ended.
+    pub(crate) async fn stop(&self, how: Stop) -> Result<(), MachineError> {
+        match self.ask(&Request::Stop(how), POWER_OFF_DEADLINE + SUPERVISOR_DEADLINE).await {
+            // Gone already, or gone without a word: stopped either way.
+            Ok(Answer::Ended(_)) | Err(MachineError::SupervisorLost(_)) => Ok(()),
+            Ok(other) => Err(unexpected(other)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Turns a connection that ended in the middle into the reason why the machine ended, where it did.
-    pub async fn why_disconnected(&mut self) -> MachineError {
+    pub(crate) async fn why_disconnected(&self) -> MachineError {
         match receive(&self.socket, SUPERVISOR_DEADLINE).await {
             Ok((answer, _)) => unexpected(answer),
             Err(MachineError::SupervisorDeadline) => AgentError::Disconnected.into(),
@@ -275,23 +364,22 @@ impl Machine {
         }
     }
 
-    /// Ends the machine and returns when its supervisor is gone, and with it everything it owned.
-    pub async fn stop(mut self) -> Result<(), MachineError> {
-        // A supervisor that is gone already has stopped its machine.
-        let _ = self.socket.send(&Request::Stop, None).await;
-        let waited = timeout(SUPERVISOR_DEADLINE, self.supervisor.wait()).await;
-        waited
-            .map_err(|_| MachineError::SupervisorDeadline)?
-            .map(|_| ())
-            .map_err(|error| MachineError::SupervisorLost(Some(error)))
+    async fn send(&self, request: &Request) -> Result<(), MachineError> {
+        let sent = self.socket.send(request, None).await;
+        sent.map_err(|error| MachineError::SupervisorLost(Some(error)))
     }
 }
 
-fn unexpected(answer: Answer) -> MachineError {
+/// The error that an answer to another question is.
+pub(crate) fn unexpected(answer: Answer) -> MachineError {
     match answer {
         Answer::Failed(problem) => MachineError::Supervisor(problem),
         Answer::Ended(ended) => MachineError::Ended(Box::new(ended)),
-        Answer::Started(_) | Answer::Connected => {
+        Answer::Started(_)
+        | Answer::Connected
+        | Answer::Done
+        | Answer::Begun { .. }
+        | Answer::Snapshotted { .. } => {
             MachineError::SupervisorLost(Some(io::Error::other("it answered another question")))
         }
     }

@@ -6,20 +6,77 @@
 use crate::limits::PACKET_BYTES;
 use crate::sys;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::path::Path;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// One end of a packet connection.
 pub(crate) struct PacketSocket {
     fd: AsyncFd<OwnedFd>,
+}
+
+/// A socket that clients connect to.
+pub(crate) struct PacketListener {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl PacketListener {
+    /// Listens as `name` in `directory`, in the place of a socket that a process before left there.
+    pub(crate) fn bind(directory: &Path, name: &str) -> io::Result<Self> {
+        let Some((_directory, address)) = address(directory, name)? else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        match std::fs::remove_file(directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = packet_socket()?;
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Self { fd: sys::watch(socket, Interest::READABLE)? })
+    }
+
+    /// The next client. Cancel safe.
+    pub(crate) async fn accept(&self) -> io::Result<PacketSocket> {
+        loop {
+            let mut guard = self.fd.readable().await?;
+            let accepted = guard.try_io(|socket| Ok(rustix::net::accept_with(socket, SocketFlags::CLOEXEC)?));
+            if let Ok(accepted) = accepted {
+                return PacketSocket::new(accepted?);
+            }
+        }
+    }
+}
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 128;
+
+fn packet_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// The address of `name` in `directory`, good while the descriptor beside it is open. A socket's address
+/// holds 107 bytes, which paths of state directories do not keep to.
+fn address(directory: &Path, name: &str) -> io::Result<Option<(OwnedFd, SocketAddrUnix)>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = match rustix::fs::open(directory, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let path = format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&directory));
+    Ok(Some((directory, SocketAddrUnix::new(path)?)))
 }
 
 /// What [`PacketSocket::receive`] yields.
@@ -40,6 +97,18 @@ impl PacketSocket {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self::new(ours)?, theirs))
+    }
+
+    /// Connects to the socket `name` in `directory`; `None` where nobody listens. The path may be of any
+    /// length: the directory is opened and named by its descriptor.
+    pub(crate) fn connect(directory: &Path, name: &str) -> io::Result<Option<Self>> {
+        let Some((_directory, address)) = address(directory, name)? else { return Ok(None) };
+        let socket = packet_socket()?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => Ok(Some(Self::new(socket)?)),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Sends one message, with one descriptor when `fd` is given.

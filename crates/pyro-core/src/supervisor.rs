@@ -9,7 +9,10 @@
 //! Start -> Booting --agent ready--> Running --Stop | client gone | expired | machine exit--> Ended
 //! ```
 
+mod boot;
+mod client;
 pub mod protocol;
 mod serve;
+mod supervised;
 
 pub use serve::serve_stdin;

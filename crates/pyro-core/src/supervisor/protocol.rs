@@ -4,6 +4,7 @@
 //! `Answer::Connected` alone.
 
 use crate::problem::Problem;
+use crate::store::CommandKey;
 use pyro_vmm::engine::EngineChoice;
 use pyro_vmm::{ExitReason, JailReport};
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,30 @@ pub(crate) enum Request {
     Start(Box<StartRequest>),
     /// Open a stream to a guest port. Answered with `Connected` or `Failed`.
     Connect { port: u32 },
-    /// Kill the machine. Answered with `Ended`, after which the supervisor is gone.
-    Stop,
+    /// End the machine. Answered with `Ended`, after which the supervisor is gone.
+    Stop(Stop),
+    /// The machine of a workspace that is being made: it has been filled with this much; seal its disk as
+    /// the baseline, or take the sealed layer that it began on. From then on the machine outlives its
+    /// clients. Answered with `Done` or `Failed`.
+    FinishCreate { entry_count: u64, bytes_written: u64, baseline: Option<String> },
+    /// A workspace's machine: put a command on record that this client is about to run. It counts as lost
+    /// when the client leaves without having recorded its end. Answered with `Begun` or `Failed`.
+    BeginCommand { command: String, cwd: String },
+    /// A workspace's machine: seal the disk as it is, as the snapshot `name`; without a name for a fork.
+    /// Answered with `Snapshotted` or `Failed`.
+    Snapshot { name: Option<String> },
+    /// What the machine is like. Answered with `Started`.
+    Describe,
+}
+
+/// How to end a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Stop {
+    /// Let the guest write everything to its disk first.
+    PowerOff,
+    /// At once: the disk is thrown away.
+    Kill,
 }
 
 /// A machine to boot.
@@ -31,12 +54,46 @@ pub(crate) struct StartRequest {
     pub(crate) program_path: OsString,
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
-    pub(crate) rootfs: PathBuf,
     pub(crate) vcpu_count: u8,
     pub(crate) mem_mib: u32,
-    pub(crate) disk_bytes: Option<u64>,
+    pub(crate) disk: DiskRequest,
+    /// Private state of machines.
     pub(crate) state_dir: PathBuf,
-    pub(crate) ttl_seconds: u64,
+    pub(crate) life: Life,
+}
+
+/// A machine's disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DiskRequest {
+    /// The environment's image.
+    pub(crate) base: PathBuf,
+    /// Most bytes that the guest may write; `None` is the disk's size.
+    pub(crate) limit_bytes: Option<u64>,
+    /// The workspace's layers; without them what is written is gone with the machine.
+    pub(crate) layers: Option<LayerFiles>,
+}
+
+/// A stack of deltas over a base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerFiles {
+    /// Bottom first.
+    pub(crate) sealed: Vec<PathBuf>,
+    /// The one that is written.
+    pub(crate) top: PathBuf,
+}
+
+/// What a machine's life depends on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Life {
+    /// It ends with its client, and after this long at the latest.
+    OneShot { ttl_seconds: u64 },
+    /// It belongs to a workspace and outlives its clients.
+    Workspace {
+        id: String,
+        /// The workspace is being made: until `FinishCreate` the machine ends with its first client.
+        creating: bool,
+    },
 }
 
 /// From supervisor to client.
@@ -45,6 +102,15 @@ pub(crate) struct StartRequest {
 pub(crate) enum Answer {
     Started(Box<Started>),
     Connected,
+    /// Carried out.
+    Done,
+    Begun {
+        command: CommandKey,
+    },
+    Snapshotted {
+        entry_count: u64,
+        bytes_written: u64,
+    },
     /// The request could not be carried out.
     Failed(Problem),
     /// The machine is gone; may come unasked, and nothing follows.
@@ -90,4 +156,6 @@ pub enum EndCause {
     Expired,
     /// The machine's process said so.
     Machine(ExitReason),
+    /// The supervisor could not go on.
+    Failed(String),
 }

@@ -1,83 +1,20 @@
-//! The supervisor's side of the control socket.
+//! The supervisor's event loop: one machine, its clients, and what its life depends on.
 
-use super::protocol::{Answer, CONSOLE_TAIL_BYTES, EndCause, Ended, Request, StartRequest, Started};
-use crate::exec::{AgentError, AgentStream};
-use crate::limits::{BOOT_DEADLINE, SUPERVISOR_DEADLINE};
+use super::boot::{Happening, Running, StartError, console_text};
+use super::client::{self, Order, Reply};
+use super::protocol::{Answer, EndCause, Ended, Life, Request, StartRequest, Stop};
+use super::supervised::Supervised;
+use crate::limits::{CLIENT_LINGER, MAX_CLIENTS, POWER_OFF_DEADLINE};
 use crate::packet::{Packet, PacketSocket};
-use crate::problem::{Blame, Explain, Problem};
-use crate::sys;
-use pyro_agent::wire::{AGENT_PORT, Configure, FrameKind, Operation, READY_PORT, Ready, VERSION};
-use pyro_vmm::engine::EngineError;
-use pyro_vmm::protocol::Started as Facts;
-use pyro_vmm::{DiskSpec, Event, ExitReason, Machine, MachineSpec, SeccompAction, SpawnError};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::rand::GetRandomFlags;
-use std::fs::File;
+use crate::problem::{Explain, Problem};
+use crate::store::CommandKey;
+use pyro_vmm::Event;
+use rustix::fd::{AsFd, OwnedFd};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::UnixStream;
-
-/// Guest context id of every machine: each has a vsock of its own, so one number serves all.
-const GUEST_CID: u32 = 3;
-/// Fresh random bytes handed to the guest's pool at boot: twice the pool's 256 bits, and few enough that
-/// getrandom(2) always fills them.
-const ENTROPY_BYTES: usize = 64;
-
-/// Why a machine could not be started.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
-    #[error("cannot open `{path}`")]
-    Open { path: PathBuf, source: io::Error },
-    #[error("cannot create a machine's disk in `{path}`")]
-    Disk { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error("cannot start the machine's process")]
-    Spawn(#[from] SpawnError),
-    #[error("the guest ended before it was ready: {0}")]
-    DiedEarly(String),
-    #[error("the guest was not ready after {} s; its console ended with: {console}", BOOT_DEADLINE.as_secs())]
-    Deadline { console: String },
-    #[error("the guest's agent speaks protocol {0}, this pyro speaks {VERSION}")]
-    Version(u32),
-    #[error("the guest's agent could not be set up")]
-    Agent(#[from] AgentError),
-    #[error("the machine's control channel failed")]
-    Channel(#[from] io::Error),
-}
-
-impl StartError {
-    fn died(reason: &ExitReason, console_tail: &[u8]) -> Self {
-        match console_text(console_tail).lines().next_back() {
-            Some(line) => Self::DiedEarly(format!("{reason} (console: {line})")),
-            None => Self::DiedEarly(reason.to_string()),
-        }
-    }
-}
-
-impl Explain for StartError {
-    fn explain(&self) -> Problem {
-        match self {
-            Self::Open { .. } => Problem::new("open_failed", Blame::Host, self)
-                .with_hint("run `pyro doctor` to see what is missing"),
-            Self::Disk { .. } => Problem::new("disk_unavailable", Blame::Host, self)
-                .with_hint("PYRO_STATE_DIR must name a directory that you can write to, with free space"),
-            Self::Engine(_) => Problem::new("engine_unavailable", Blame::Host, self)
-                .with_hint("run `pyro doctor`; `--engine emulated` works on every host with QEMU"),
-            Self::Spawn(_) => Problem::new("spawn_failed", Blame::Host, self).with_hint("run `pyro doctor`"),
-            Self::DiedEarly(_) | Self::Deadline { .. } => Problem::new("boot_failed", Blame::Guest, self)
-                .with_hint("try another environment, or more memory with --mem-mib"),
-            Self::Version(_) => Problem::new("agent_version", Blame::Host, self).with_hint(
-                "the guest bundle belongs to another release; rebuild it with `cargo xtask guest`",
-            ),
-            Self::Agent(_) => Problem::new("agent_failed", Blame::Guest, self),
-            Self::Channel(_) => Problem::new("channel_failed", Blame::Bug, self),
-        }
-    }
-}
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Runs a supervisor on standard input, which must be the packet socket of a client. Returns when the
 /// machine has ended.
@@ -94,19 +31,50 @@ async fn serve(socket: OwnedFd) -> io::Result<()> {
     let Some(Packet { message: Request::Start(request), .. }) = client.receive().await? else {
         return Ok(());
     };
+    // The socket is a client's now; as standard input it would keep the client from being noticed gone.
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
     // Processes whose parent died come here, so that none is left when this one returns.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let served = serve_machine(&client, &request).await;
-    // Said after the machine is gone: a client that hears it finds nothing left.
-    reap_descendants();
-    let answer = match served {
-        Ok(Some(ended)) => Answer::Ended(ended),
-        Ok(None) => return Ok(()),
-        Err(error) => Answer::Failed(error.explain()),
+    let supervised = match &request.life {
+        Life::OneShot { .. } => None,
+        Life::Workspace { id, creating } => match Supervised::open(&request.state_dir, id, *creating).await {
+            Ok(supervised) => Some(supervised),
+            Err(error) => {
+                let _ = client.send(&Answer::Failed(error.explain()), None).await;
+                return Ok(());
+            }
+        },
     };
-    // The client may be gone; then nobody is left to be told.
-    let _ = client.send(&answer, None).await;
+    let booted = tokio::select! {
+        booted = boot(&request, supervised.as_ref()) => booted,
+        // The only thing a client may do while its machine boots is leave.
+        _ = client.receive::<Request>() => Err(None),
+    };
+    match booted {
+        Ok(running) => Hub::new(running, supervised, &request.life).run(client).await,
+        Err(problem) => {
+            // Said after the machine is gone: a client that hears it finds nothing left.
+            reap_descendants();
+            if let Some(problem) = problem {
+                // The client may be gone; then nobody is left to be told.
+                let _ = client.send(&Answer::Failed(*problem), None).await;
+            }
+        }
+    }
     Ok(())
+}
+
+async fn boot(
+    request: &StartRequest,
+    supervised: Option<&Supervised>,
+) -> Result<Running, Option<Box<Problem>>> {
+    let told = |error: &dyn Explain| Some(Box::new(error.explain()));
+    let mut running = Running::boot(request).await.map_err(|error| told(&error))?;
+    if let Some(supervised) = supervised {
+        supervised.prepare(&mut running).await.map_err(|error| told(&error))?;
+    }
+    Ok(running)
 }
 
 /// Waits for every process below this one; all have been killed or die with the one that was.
@@ -114,264 +82,167 @@ fn reap_descendants() {
     while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {}
 }
 
-/// Runs the machine to its end; `None` when the client left while it booted.
-async fn serve_machine(client: &PacketSocket, request: &StartRequest) -> Result<Option<Ended>, StartError> {
-    let expires = tokio::time::Instant::now() + Duration::from_secs(request.ttl_seconds);
-    let mut running = tokio::select! {
-        running = Running::boot(request) => running?,
-        // The only thing a client may do while its machine boots is leave.
-        _ = client.receive::<Request>() => return Ok(None),
-    };
-    let started = Answer::Started(Box::new(running.started.clone()));
-    if client.send(&started, None).await.is_err() {
-        return Ok(None);
-    }
-    let ended = tokio::select! {
-        ended = serve_client(client, &mut running.watch) => ended,
-        () = tokio::time::sleep_until(expires) => Ended { cause: EndCause::Expired, console: String::new() },
-    };
-    Ok(Some(ended))
+/// A running machine with its clients.
+struct Hub {
+    running: Running,
+    /// The workspace that the machine belongs to.
+    supervised: Option<Supervised>,
+    /// When a one-shot machine ends.
+    expires: Option<Instant>,
+    sender: mpsc::Sender<Order>,
+    orders: mpsc::Receiver<Order>,
+    /// Each yields the commands that it began.
+    clients: JoinSet<Vec<CommandKey>>,
+    /// Tells every client how the machine ended.
+    ended: watch::Sender<Option<Ended>>,
 }
 
-/// A machine with its event sources on the runtime.
-struct Watch {
-    machine: Machine,
-    events: AsyncFd<OwnedFd>,
-    accepted: AsyncFd<OwnedFd>,
-    channel_open: bool,
-}
-
-/// What a machine's process brings.
-enum Happening {
-    Event(Event),
-    /// The guest connected to a port of the host.
-    Accepted(u32, UnixStream),
-}
-
-impl Watch {
-    fn new(machine: Machine) -> io::Result<Self> {
-        let watch = |fd: BorrowedFd<'_>| sys::watch(fd.try_clone_to_owned()?, Interest::READABLE);
-        let events = watch(machine.events_fd())?;
-        let accepted = watch(machine.channel().as_fd())?;
-        Ok(Self { machine, events, accepted, channel_open: true })
+impl Hub {
+    fn new(running: Running, supervised: Option<Supervised>, life: &Life) -> Self {
+        let (sender, orders) = mpsc::channel(MAX_CLIENTS);
+        let expires = match life {
+            Life::OneShot { ttl_seconds } => Some(Instant::now() + Duration::from_secs(*ttl_seconds)),
+            Life::Workspace { .. } => None,
+        };
+        let ended = watch::channel(None).0;
+        Self { running, supervised, expires, sender, orders, clients: JoinSet::new(), ended }
     }
 
-    /// Waits for the next happening. Cancel safe.
-    async fn next(&mut self) -> io::Result<Happening> {
+    async fn run(mut self, first: PacketSocket) {
+        let started = Answer::Started(Box::new(self.running.started.clone()));
+        let ended = match first.send(&started, None).await {
+            Ok(()) => {
+                self.admit(first);
+                self.serve().await
+            }
+            // It left at the last moment, and others know nothing of a machine that has just come up.
+            Err(_) => plain(EndCause::Stopped),
+        };
+        // The machine's processes end before anybody hears of it.
+        drop(self.running);
+        reap_descendants();
+        if let Some(supervised) = self.supervised.take() {
+            supervised.end(&ended);
+        }
+        self.ended.send_replace(Some(ended));
+        // Nobody else is let in; those who are here are told, and waited for so that they hear it.
+        let _ =
+            tokio::time::timeout(CLIENT_LINGER, async { while self.clients.join_next().await.is_some() {} })
+                .await;
+    }
+
+    fn admit(&mut self, socket: PacketSocket) {
+        self.clients.spawn(client::serve(socket, self.sender.clone(), self.ended.subscribe()));
+    }
+
+    async fn serve(&mut self) -> Ended {
         loop {
-            if let Some(event) = self.machine.try_next_event() {
-                return Ok(Happening::Event(event));
-            }
-            match self.channel_open.then(|| self.machine.channel().try_accept()) {
-                Some(Ok(Some((port, stream)))) => return Ok(Happening::Accepted(port, into_async(stream)?)),
-                // The machine is ending; its last event tells why.
-                Some(Err(_)) => self.channel_open = false,
-                Some(Ok(None)) | None => {}
-            }
-            // Readiness is cleared before the next look, so that nothing that comes in between is lost.
+            let deadline = self.deadline();
+            let full = self.clients.len() >= MAX_CLIENTS;
+            let accept = async {
+                match &self.supervised {
+                    Some(supervised) if !full => supervised.accept().await,
+                    _ => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                ready = self.events.readable() => ready?.clear_ready(),
-                ready = self.accepted.readable(), if self.channel_open => ready?.clear_ready(),
+                happening = self.running.watch.next() => if let Some(ended) = ended_by(happening) {
+                    return ended;
+                },
+                socket = accept => self.admit(socket),
+                Some(order) = self.orders.recv() => if let Some(ended) = self.carry_out(order).await {
+                    return ended;
+                },
+                Some(left) = self.clients.join_next() => if self.is_abandoned(&left.unwrap_or_default()) {
+                    return plain(EndCause::Stopped);
+                },
+                () = until(deadline) => if self.is_expired() {
+                    return plain(EndCause::Expired);
+                },
             }
         }
     }
 
-    fn connect(&self, port: u32) -> io::Result<std::os::unix::net::UnixStream> {
-        self.machine.channel().connect(port)
-    }
-
-    /// Resolves when the machine's process is gone; notes what it says of its jail on the way.
-    async fn died(&mut self, facts: &mut Option<Facts>) -> StartError {
-        loop {
-            match self.next().await {
-                Ok(Happening::Event(Event::Started(started))) => *facts = Some(started),
-                Ok(Happening::Event(Event::Exited { reason, console_tail })) => {
-                    return StartError::died(&reason, &console_tail);
-                }
-                Ok(Happening::Event(Event::Console { .. }) | Happening::Accepted(..)) => {}
-                Err(error) => return error.into(),
-            }
+    /// When to look at the time to live next. A workspace does not expire while a client is connected.
+    fn deadline(&self) -> Option<Instant> {
+        match &self.supervised {
+            Some(supervised) if self.clients.is_empty() => supervised.deadline(),
+            Some(_) => None,
+            None => self.expires,
         }
     }
 
-    /// What a guest that hangs showed last.
-    async fn console(&mut self) -> String {
-        if !self.machine.request_console_tail() {
-            return String::new();
-        }
-        let told = async {
-            loop {
-                match self.next().await {
-                    Ok(Happening::Event(Event::Console { tail })) => return console_text(&tail),
-                    Ok(Happening::Event(Event::Started(_)) | Happening::Accepted(..)) => {}
-                    Ok(Happening::Event(Event::Exited { .. })) | Err(_) => return String::new(),
-                }
+    fn is_expired(&mut self) -> bool {
+        self.supervised.as_mut().is_none_or(Supervised::expire)
+    }
+
+    /// Whether the machine has lost what it lives for, now that a client has left.
+    fn is_abandoned(&mut self, begun: &[CommandKey]) -> bool {
+        match &mut self.supervised {
+            Some(supervised) => {
+                supervised.client_left(begun);
+                self.clients.is_empty() && !supervised.is_adopted()
             }
-        };
-        tokio::time::timeout(SUPERVISOR_DEADLINE, told).await.unwrap_or_default()
-    }
-}
-
-fn into_async(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
-}
-
-/// A machine whose agent answers. The ready connection stays open as long as the agent lives.
-struct Running {
-    watch: Watch,
-    started: Started,
-    _ready: AgentStream,
-}
-
-impl Running {
-    async fn boot(request: &StartRequest) -> Result<Self, StartError> {
-        let begun = Instant::now();
-        let (spec, engine_reason) = machine_spec(request)?;
-        let mut watch = Watch::new(Machine::spawn(spec)?)?;
-        let mut facts = None;
-        let booted =
-            tokio::time::timeout(BOOT_DEADLINE, introduce(&mut watch, &mut facts, &request.machine_id));
-        let (ready, ready_stream) = match booted.await {
-            Ok(booted) => booted?,
-            Err(_) => return Err(StartError::Deadline { console: watch.console().await }),
-        };
-        let boot_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        // The process reports on its jail before it serves the first device.
-        let facts =
-            facts.ok_or_else(|| io::Error::other("the machine's process did not report on its jail"))?;
-        let started = Started {
-            engine: facts.engine,
-            engine_reason,
-            jail: facts.jail,
-            kernel: ready.kernel,
-            agent: ready.agent,
-            boot_us,
-        };
-        Ok(Self { watch, started, _ready: ready_stream })
-    }
-}
-
-/// Waits for the agent's first word, then gives this boot its identity, before any other code runs in the
-/// guest.
-async fn introduce(
-    watch: &mut Watch,
-    facts: &mut Option<Facts>,
-    machine_id: &str,
-) -> Result<(Ready, AgentStream), StartError> {
-    let mut ready_stream = loop {
-        match watch.next().await? {
-            Happening::Accepted(READY_PORT, stream) => break AgentStream::new(stream),
-            Happening::Event(Event::Started(started)) => *facts = Some(started),
-            Happening::Event(Event::Exited { reason, console_tail }) => {
-                return Err(StartError::died(&reason, &console_tail));
-            }
-            Happening::Event(Event::Console { .. }) | Happening::Accepted(..) => {}
+            None => self.clients.is_empty(),
         }
-    };
-    let agent = AgentStream::new(into_async(watch.connect(AGENT_PORT)?)?);
-    tokio::select! {
-        ready = configure(&mut ready_stream, agent, machine_id) => Ok((ready?, ready_stream)),
-        error = watch.died(facts) => Err(error),
     }
-}
 
-async fn configure(
-    ready_stream: &mut AgentStream,
-    mut agent: AgentStream,
-    machine_id: &str,
-) -> Result<Ready, StartError> {
-    let ready: Ready = ready_stream.expect_json(FrameKind::Reply).await?;
-    if ready.version != VERSION {
-        return Err(StartError::Version(ready.version));
-    }
-    let mut entropy = [0; ENTROPY_BYTES];
-    rustix::rand::getrandom(&mut entropy, GetRandomFlags::empty()).map_err(io::Error::from)?;
-    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let configure = Operation::Configure(Configure {
-        hostname: format!("pyro-{machine_id}"),
-        unix_nanos: u64::try_from(unix_time.as_nanos()).unwrap_or(u64::MAX),
-        entropy_hex: hex::encode(entropy),
-    });
-    agent.request(configure).await?;
-    agent.expect_json::<serde_json::Value>(FrameKind::Reply).await?;
-    Ok(ready)
-}
-
-fn machine_spec(request: &StartRequest) -> Result<(MachineSpec, String), StartError> {
-    let engine = pyro_vmm::engine::probe(&request.program_path).choose(request.engine)?;
-    let state_dir = &request.state_dir;
-    let disk_error = |source| StartError::Disk { path: state_dir.clone(), source };
-    create_private_dir(state_dir).map_err(disk_error)?;
-    let disk = DiskSpec {
-        base: open(&request.rootfs)?,
-        // Without a name: whatever ends this process ends the disk.
-        delta: tempfile::tempfile_in(state_dir).map_err(disk_error)?,
-        limit_bytes: request.disk_bytes,
-    };
-    let spec = MachineSpec {
-        vmm_binary: request.vmm_binary.clone(),
-        engine: engine.engine,
-        vcpu_count: request.vcpu_count,
-        mem_mib: request.mem_mib,
-        kernel: open(&request.kernel)?,
-        initramfs: open(&request.initramfs)?,
-        disk,
-        guest_cid: GUEST_CID,
-        host_ports: vec![READY_PORT],
-        boot_args: Vec::new(),
-        seccomp: SeccompAction::Kill,
-        log: None,
-    };
-    Ok((spec, engine.why))
-}
-
-fn open(path: &Path) -> Result<File, StartError> {
-    File::open(path).map_err(|source| StartError::Open { path: path.to_owned(), source })
-}
-
-/// Creates `path` readable by its owner alone; an existing directory is left as it is.
-fn create_private_dir(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-async fn serve_client(client: &PacketSocket, watch: &mut Watch) -> Ended {
-    let stopped = || Ended { cause: EndCause::Stopped, console: String::new() };
-    loop {
-        let request = tokio::select! {
-            request = client.receive::<Request>() => request,
-            happening = watch.next() => match happening {
-                Ok(Happening::Event(Event::Exited { reason, console_tail })) => {
-                    return Ended { cause: EndCause::Machine(reason), console: console_text(&console_tail) };
-                }
-                // A stream on the ready port is the agent's alone and was taken; others are dropped.
-                Ok(Happening::Event(Event::Started(_) | Event::Console { .. }) | Happening::Accepted(..)) => continue,
-                Err(error) => return Ended { console: format!("control channel: {error}"), ..stopped() },
+    async fn carry_out(&mut self, order: Order) -> Option<Ended> {
+        let Order { request, reply } = order;
+        let answer = match request {
+            Request::Connect { port } => match self.running.watch.connect(port) {
+                Ok(stream) => Reply::Stream(stream),
+                Err(error) => Reply::Answer(Answer::Failed(StartError::Channel(error).explain())),
             },
-        };
-        let answered = match request {
-            Ok(Some(Packet { message: Request::Connect { port }, .. })) => match watch.connect(port) {
-                Ok(stream) => client.send(&Answer::Connected, Some(stream.as_fd())).await,
-                Err(error) => {
-                    let problem = StartError::Channel(error).explain();
-                    client.send(&Answer::Failed(problem), None).await
+            Request::Describe => Reply::Answer(Answer::Started(Box::new(self.running.started.clone()))),
+            Request::Stop(how) => return Some(self.stop(how).await),
+            Request::Start(_) => Reply::Refused,
+            Request::FinishCreate { .. } | Request::BeginCommand { .. } | Request::Snapshot { .. } => {
+                match &mut self.supervised {
+                    Some(supervised) => supervised.carry_out(request, &mut self.running).await,
+                    None => Reply::Refused,
                 }
-            },
-            // A second start is a client's bug; it is cut off like one that sends garbage.
-            Ok(Some(Packet { message: Request::Start(_) | Request::Stop, .. }) | None) | Err(_) => {
-                return stopped();
             }
         };
-        if answered.is_err() {
-            return stopped();
+        // A client that left does not want it.
+        let _ = reply.send(answer);
+        let broken = self.supervised.as_mut().and_then(Supervised::broken);
+        broken.map(|reason| plain(EndCause::Failed(reason)))
+    }
+
+    async fn stop(&mut self, how: Stop) -> Ended {
+        if how == Stop::PowerOff {
+            // A guest that does not answer in time is killed; what it flushed before is on its disk.
+            let _ = tokio::time::timeout(POWER_OFF_DEADLINE, self.running.power_off()).await;
+        }
+        plain(EndCause::Stopped)
+    }
+}
+
+fn plain(cause: EndCause) -> Ended {
+    Ended { cause, console: String::new() }
+}
+
+fn ended_by(happening: io::Result<Happening>) -> Option<Ended> {
+    match happening {
+        Ok(Happening::Event(Event::Exited { reason, console_tail })) => {
+            Some(Ended { cause: EndCause::Machine(reason), console: console_text(&console_tail) })
+        }
+        // A stream on the ready port is the agent's alone and was taken; others are dropped. An answer
+        // that nobody waits for any more is not for anybody.
+        Ok(
+            Happening::Event(Event::Started(_) | Event::Console { .. } | Event::DeltaReplaced { .. })
+            | Happening::Accepted(..),
+        ) => None,
+        Err(error) => {
+            Some(Ended { console: format!("control channel: {error}"), ..plain(EndCause::Stopped) })
         }
     }
 }
 
-/// The end of a console log as text: control characters but line ends and tabs are dropped.
-fn console_text(bytes: &[u8]) -> String {
-    let tail = &bytes[bytes.len().saturating_sub(CONSOLE_TAIL_BYTES)..];
-    let text = String::from_utf8_lossy(tail);
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect::<String>().trim().to_owned()
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }

@@ -1,0 +1,323 @@
+//! Making a workspace: from an environment, or from another workspace's snapshot.
+
+use super::layers::{NewLayer, random};
+use super::origin::{ForkWorkspace, Origin};
+use super::secrets::{self, SecretSpec, SecretText};
+use super::{Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceView, garbage, now};
+use crate::environments::{self, Progress};
+use crate::limits;
+use crate::machine::{EngineChoice, Link, MachineRequest, unexpected};
+use crate::places::{FileLock, Hold, create_private_dir};
+use crate::store::{
+    self, Departure, NetworkPolicy, NewWorkspace, SecretRecord, Seed, SeedMode, WorkspaceId, names,
+};
+use crate::supervisor::protocol::{Answer, Request};
+use crate::transfer::{self, SeedFilter, SeedSource};
+use pyro_agent::wire::Operation;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A workspace to make.
+#[derive(Clone, Debug)]
+pub struct CreateWorkspace {
+    /// The environment; pulled when it is not installed. Of a fork it is the source's.
+    pub environment: String,
+    /// Virtual CPUs, see [`limits::VCPU_COUNT`].
+    pub vcpu_count: u64,
+    /// Memory, see [`limits::MEM_MIB`].
+    pub mem_mib: u64,
+    /// Bound on what the guest may write to its disk, see [`limits::DISK_MIB`].
+    pub disk_mib: Option<u64>,
+    /// Seconds without activity after which it is deleted, see [`limits::TTL_SECONDS`]; 0 is never.
+    pub ttl_seconds: u64,
+    /// `off`, `egress` or `egress+published-ports`.
+    pub network_policy: String,
+    /// A directory or an archive to begin with.
+    pub seed_path: Option<PathBuf>,
+    /// What of that directory.
+    pub seed_filter: SeedFilter,
+    /// Secrets, handed to the guest in memory alone.
+    pub secrets: Vec<SecretSpec>,
+    /// What to call it.
+    pub name: Option<String>,
+    /// Labels; of two with one key the last counts.
+    pub labels: Vec<(String, String)>,
+    /// Another workspace and one of its snapshots, to begin with that one's disk.
+    pub from_snapshot: Option<(String, String)>,
+    /// The engine; `None` takes the configured one.
+    pub engine: Option<EngineChoice>,
+}
+
+impl CreateWorkspace {
+    /// A workspace of `environment` with everything else at its default.
+    pub fn new(environment: &str) -> Self {
+        let machine = MachineRequest::default();
+        Self {
+            environment: environment.to_owned(),
+            vcpu_count: machine.vcpu_count,
+            mem_mib: machine.mem_mib,
+            disk_mib: None,
+            ttl_seconds: machine.ttl_seconds,
+            network_policy: NetworkPolicy::Off.to_string(),
+            seed_path: None,
+            seed_filter: SeedFilter::All,
+            secrets: Vec::new(),
+            name: None,
+            labels: Vec::new(),
+            from_snapshot: None,
+            engine: None,
+        }
+    }
+
+    fn machine(&self) -> MachineRequest {
+        MachineRequest {
+            vcpu_count: self.vcpu_count,
+            mem_mib: self.mem_mib,
+            // The supervisor goes by the records; this is checked and not used.
+            ttl_seconds: *limits::TTL_SECONDS.start(),
+            disk_mib: self.disk_mib,
+            engine: self.engine,
+        }
+    }
+}
+
+/// What a creation is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CreatePhase {
+    /// Find or pull the environment.
+    Environment,
+    /// Boot the machine.
+    Boot,
+    /// Fill `/workspace`.
+    Seed,
+    /// Seal the disk as the baseline.
+    Baseline,
+}
+
+impl CreatePhase {
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Environment => "environment",
+            Self::Boot => "boot",
+            Self::Seed => "seed",
+            Self::Baseline => "baseline",
+        }
+    }
+}
+
+/// A request whose every value has been checked.
+pub(super) struct Checked {
+    machine: MachineRequest,
+    ttl_seconds: u64,
+    network_policy: NetworkPolicy,
+    name: Option<String>,
+    labels: BTreeMap<String, String>,
+    secrets: Vec<(String, SecretText)>,
+    secret_records: Vec<SecretRecord>,
+    seed: Option<SeedSource>,
+}
+
+impl Checked {
+    async fn new(request: &CreateWorkspace) -> Result<Self, WorkspaceError> {
+        let machine = request.machine();
+        machine.check()?;
+        if request.ttl_seconds != 0 {
+            limits::check("ttl_seconds", request.ttl_seconds, &limits::WORKSPACE_TTL_SECONDS)?;
+        }
+        let labels = request.labels.iter().map(|(key, value)| names::label(key, value));
+        let names = names::secret_names(request.secrets.iter().map(|secret| secret.name.as_str()))?;
+        let values = request.secrets.iter().map(SecretSpec::load).collect::<Result<Vec<_>, _>>()?;
+        let kinds = request.secrets.iter().map(|secret| secret.value.kind());
+        Ok(Self {
+            machine,
+            ttl_seconds: request.ttl_seconds,
+            network_policy: NetworkPolicy::parse(&request.network_policy)?,
+            name: request.name.as_deref().map(names::workspace_name).transpose()?,
+            labels: labels.collect::<Result<_, _>>()?,
+            secret_records: names
+                .iter()
+                .zip(kinds)
+                .map(|(name, source_kind)| SecretRecord { name: name.clone(), source_kind })
+                .collect(),
+            secrets: names.into_iter().zip(values).collect(),
+            seed: match &request.seed_path {
+                Some(path) => Some(SeedSource::open(path, request.seed_filter).await?),
+                None => None,
+            },
+        })
+    }
+
+    /// What a fork takes over from its source.
+    pub(super) fn like(
+        source: &store::Workspace,
+        request: &ForkWorkspace,
+        secrets: Vec<(String, SecretText)>,
+    ) -> Result<Self, WorkspaceError> {
+        let labels = request.labels.iter().map(|(key, value)| names::label(key, value));
+        Ok(Self {
+            machine: MachineRequest {
+                vcpu_count: source.vcpu_count,
+                mem_mib: source.mem_mib,
+                disk_mib: source.disk_mib,
+                ..MachineRequest::default()
+            },
+            ttl_seconds: source.ttl_seconds,
+            network_policy: source.network_policy,
+            name: request.name.as_deref().map(names::workspace_name).transpose()?,
+            labels: labels.collect::<Result<_, _>>()?,
+            secrets,
+            secret_records: source.secrets.clone(),
+            seed: None,
+        })
+    }
+}
+
+impl Pyro {
+    /// Makes a workspace, boots it, fills it, and seals its baseline. `phase` is told what comes next.
+    ///
+    /// When it fails nothing of the workspace stays. Where the future is dropped or its process dies, the
+    /// machine ends at once, and the next [`Pyro::open`] removes the rest.
+    pub async fn create(
+        &self,
+        request: &CreateWorkspace,
+        progress: Arc<dyn Progress>,
+        phase: &(dyn Fn(CreatePhase) + Sync),
+    ) -> Result<WorkspaceView, WorkspaceError> {
+        let checked = Checked::new(request).await?;
+        phase(CreatePhase::Environment);
+        let origin = match &request.from_snapshot {
+            None => {
+                environments::check(&request.environment)?;
+                let installed = environments::ensure(&self.config, &request.environment, progress).await?;
+                self.origin_of(&installed)?
+            }
+            Some((address, snapshot)) => {
+                let source = self.store.get(self.resolve(address)?)?;
+                self.origin_in(&source, snapshot)?
+            }
+        };
+        self.make(origin, checked, phase).await
+    }
+
+    /// Makes a workspace of checked values.
+    pub(super) async fn make(
+        &self,
+        origin: Origin,
+        mut checked: Checked,
+        phase: &(dyn Fn(CreatePhase) + Sync),
+    ) -> Result<WorkspaceView, WorkspaceError> {
+        let id = WorkspaceId::from_bytes(random().map_err(WorkspaceError::state("draw", "an id"))?);
+        let dir = self.places.workspace(id);
+        create_private_dir(&dir).map_err(WorkspaceError::state("make", dir))?;
+        let held = self.operate(id).await?;
+        let engine = checked.machine.engine;
+        let seed = checked.seed.take();
+        let made = async {
+            self.put_on_record(id, origin, checked, seed.as_ref())?;
+            phase(CreatePhase::Boot);
+            let link = self.boot(id, engine, true).await?;
+            self.fill(id, &link, seed, phase).await
+        };
+        if let Err(error) = made.await {
+            // The machine ends with its client; the rest can only be removed after it.
+            let path = self.places.machine_lock(id);
+            let gone = FileLock::take_within(&path, Hold::Shared, limits::MACHINE_LOCK_DEADLINE).await;
+            if matches!(gone, Ok(Some(_))) {
+                garbage::remove(&self.store, &self.places, id, Departure::Abandoned)?;
+            }
+            return Err(error);
+        }
+        drop(held);
+        self.view(id)
+    }
+
+    /// Makes the workspace's files and its record. The base stays kept meanwhile.
+    fn put_on_record(
+        &self,
+        id: WorkspaceId,
+        origin: Origin,
+        checked: Checked,
+        seed: Option<&SeedSource>,
+    ) -> Result<(), WorkspaceError> {
+        secrets::write_all(&self.places, id, &checked.secrets)
+            .map_err(WorkspaceError::state("write secrets in", self.places.secrets(id)))?;
+        let layers = match origin.parent {
+            Some(parent) => self.store.chain(parent)?,
+            None => Vec::new(),
+        };
+        let parents: Vec<PathBuf> = layers.iter().map(|layer| self.places.layer(layer.id)).collect();
+        let kept = self.places.base_image(&origin.base_key);
+        let base = if kept.exists() { kept } else { origin.base_rootfs.clone() };
+        let layer = NewLayer::make_delta(&self.places, &base, &parents)
+            .map_err(WorkspaceError::state("make a layer in", self.places.layers()))?;
+        let new = NewWorkspace {
+            id,
+            seed: seed_of(seed, &origin),
+            name: checked.name,
+            labels: checked.labels,
+            environment: origin.environment,
+            environment_version: origin.environment_version,
+            base_key: origin.base_key,
+            base_rootfs: origin.base_rootfs,
+            kernel: origin.kernel,
+            vcpu_count: checked.machine.vcpu_count,
+            mem_mib: checked.machine.mem_mib,
+            disk_mib: checked.machine.disk_mib,
+            ttl_seconds: checked.ttl_seconds,
+            network_policy: checked.network_policy,
+            image: origin.image,
+            secrets: checked.secret_records,
+            parent: origin.parent,
+            top_layer: layer.id(),
+        };
+        self.store.begin_create(&new, now())?;
+        layer.keep();
+        Ok(())
+    }
+
+    /// Fills the tree and seals it as the baseline; from then on the workspace is there for everybody.
+    async fn fill(
+        &self,
+        id: WorkspaceId,
+        link: &Link,
+        seed: Option<SeedSource>,
+        phase: &(dyn Fn(CreatePhase) + Sync),
+    ) -> Result<(), WorkspaceError> {
+        let workspace = self.store.get(id)?;
+        let mut counts = transfer::TreeStats::default();
+        if let Some(seed) = seed {
+            phase(CreatePhase::Seed);
+            let stream = link.agent().await?;
+            // Nobody works in the tree yet, and a failure removes all of it.
+            let operation = Operation::TreeIn { path: WORKSPACE_PATH.to_owned() };
+            counts = transfer::push(stream, operation, seed, |_| ()).await?;
+        }
+        phase(CreatePhase::Baseline);
+        let chain = self.store.chain(workspace.top_layer)?;
+        let parent = chain.iter().rev().nth(1).map(|layer| layer.id.to_string());
+        let finish = Request::FinishCreate {
+            entry_count: counts.entry_count,
+            bytes_written: counts.bytes_written,
+            // A copy begins where its source was sealed, unless something was put on top.
+            baseline: parent.filter(|_| workspace.seed.mode == SeedMode::Snapshot),
+        };
+        match link.ask(&finish, limits::SEAL_DEADLINE * 2).await? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(other).into()),
+        }
+    }
+}
+
+fn seed_of(seed: Option<&SeedSource>, origin: &Origin) -> Seed {
+    let (mode, seed_path) = match (seed, &origin.source) {
+        (Some(seed), _) if seed.mode() == transfer::SeedMode::TarArchive => {
+            (SeedMode::TarArchive, Some(seed.path().to_owned()))
+        }
+        (Some(seed), _) => (SeedMode::Directory, Some(seed.path().to_owned())),
+        (None, Some(source)) => (SeedMode::Snapshot, Some(PathBuf::from(source))),
+        (None, None) => (SeedMode::Empty, None),
+    };
+    Seed { mode, seed_path, destination: WORKSPACE_PATH.to_owned(), entry_count: 0, bytes_written: 0 }
+}

@@ -1,0 +1,149 @@
+//! A workspace's disk, read from outside of the guest.
+
+use super::files::{FileContent, FileEntry, FileListing, text_path};
+use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId};
+use crate::limits::{FILE_BYTES, LIST_ENTRIES};
+use crate::store::LayerId;
+use pyro_diff::ext4::Depth;
+use pyro_diff::{Entry, EntryKind, Ext4, ReadAt};
+use pyro_vmm::block::{self, DiskReader};
+use serde::Serialize;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A disk that was copied out.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskExport {
+    /// The workspace.
+    pub workspace_id: String,
+    /// The raw image.
+    pub output_path: PathBuf,
+    /// `ext4`.
+    pub disk_format: &'static str,
+    /// Bytes that are not holes.
+    pub bytes_written: u64,
+}
+
+/// A stack of layers as one disk.
+pub(super) struct Disk(DiskReader);
+
+impl ReadAt for Disk {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buf, offset)
+    }
+}
+
+impl Pyro {
+    /// The disk as the layer `top` and those below it have it.
+    pub(super) fn open_disk(&self, id: WorkspaceId, top: LayerId) -> Result<Disk, WorkspaceError> {
+        let _opening = self.keep_layers()?;
+        let workspace = self.store.get(id)?;
+        let base = self.places.base_of(&workspace);
+        let open = |path: PathBuf| File::open(&path).map_err(WorkspaceError::state("open", path));
+        let chain = self.store.chain(top)?;
+        let layers = chain.iter().map(|layer| open(self.places.layer(layer.id)));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let reader = DiskReader::open(open(base)?, layers);
+        reader.map(Disk).map_err(|error| WorkspaceError::Disk { id, reason: error.to_string() })
+    }
+
+    /// Copies the whole disk of a stopped workspace into a new raw image, with holes where it is empty.
+    pub async fn disk_export(&self, address: &str, output: &Path) -> Result<DiskExport, WorkspaceError> {
+        let id = self.resolve(address)?;
+        let _held = self.operate(id).await?;
+        let disk = self.disk_at_rest(id, "workspace_disk_export")?;
+        if output.symlink_metadata().is_ok() {
+            return Err(WorkspaceError::OutputExists(output.to_owned()));
+        }
+        let failed = || WorkspaceError::state("write", output);
+        let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(dir).map_err(failed())?;
+        // Beside its place, so that it appears there whole.
+        let image = tempfile::NamedTempFile::new_in(dir).map_err(failed())?;
+        let (image, bytes_written) = tokio::task::spawn_blocking(move || {
+            let written = block::export_raw(&disk.0, image.as_file(), |_| ());
+            written.map(|bytes| (image, bytes))
+        })
+        .await
+        .map_err(|error| failed()(io::Error::other(error)))?
+        .map_err(failed())?;
+        image.as_file().sync_all().map_err(failed())?;
+        image.persist_noclobber(output).map_err(|error| failed()(error.error))?;
+        Ok(DiskExport {
+            workspace_id: id.to_string(),
+            output_path: output.to_owned(),
+            disk_format: "ext4",
+            bytes_written,
+        })
+    }
+
+    /// Lists a directory of a stopped workspace's disk, anywhere on it.
+    pub async fn disk_list(
+        &self,
+        address: &str,
+        path: &str,
+        recursive: bool,
+    ) -> Result<FileListing, WorkspaceError> {
+        let id = self.resolve(address)?;
+        let path = disk_path(path)?;
+        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_list")?)?;
+        let depth = if recursive { Depth::All } else { Depth::Children };
+        let entries = disk.list(&path, depth, LIST_ENTRIES)?;
+        Ok(FileListing {
+            workspace_id: id.to_string(),
+            recursive,
+            entries: entries.iter().map(shown).collect(),
+            path: text_path(&path),
+            truncated: false,
+            execution_mode: EXECUTION_MODE,
+        })
+    }
+
+    /// Reads a file of a stopped workspace's disk, anywhere on it.
+    pub async fn disk_read(
+        &self,
+        address: &str,
+        path: &str,
+        max_bytes: u64,
+    ) -> Result<FileContent, WorkspaceError> {
+        let id = self.resolve(address)?;
+        crate::limits::check("max_bytes", max_bytes, &FILE_BYTES)?;
+        let path = disk_path(path)?;
+        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_read")?)?;
+        let (bytes, size_bytes) = disk.read_prefix(&path, max_bytes)?;
+        Ok(FileContent::new(id, text_path(&path), size_bytes, max_bytes, bytes))
+    }
+
+    fn disk_at_rest(&self, id: WorkspaceId, operation: &'static str) -> Result<Disk, WorkspaceError> {
+        if self.link(id)?.is_some() {
+            return Err(WorkspaceError::NotStopped { id, operation });
+        }
+        let top = self.store.get(id)?.top_layer;
+        self.open_disk(id, top)
+    }
+}
+
+/// An absolute path; another one is below `/workspace`.
+fn disk_path(path: &str) -> Result<Vec<u8>, WorkspaceError> {
+    let path = path.trim();
+    if path.is_empty() {
+        return Err(WorkspaceError::EmptyPath);
+    }
+    Ok(Path::new(WORKSPACE_PATH).join(path).as_os_str().as_bytes().to_vec())
+}
+
+fn shown(entry: &Entry) -> FileEntry {
+    FileEntry {
+        path: format!("/{}", text_path(&entry.path)),
+        artifact_type: match entry.kind {
+            EntryKind::File => "file",
+            EntryKind::Directory => "directory",
+            EntryKind::Symlink => "symlink",
+            EntryKind::Other => "other",
+        },
+        size_bytes: if entry.kind == EntryKind::Directory { 0 } else { entry.size },
+        link_target: (entry.kind == EntryKind::Symlink).then(|| text_path(&entry.link_target)),
+    }
+}

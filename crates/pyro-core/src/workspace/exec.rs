@@ -1,0 +1,175 @@
+//! Commands in a workspace, each with a number and a record.
+
+use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, now, secrets};
+use crate::exec::{ExecInput, ExecOutput, ExecRequest};
+use crate::limits::SUPERVISOR_DEADLINE;
+use crate::machine::{Link, MachineError, unexpected};
+use crate::store::{CommandKey, CommandOutcome, CommandOutput, EventKind, OUTPUT_BYTES, Workspace};
+use crate::supervisor::protocol::{Answer, Request};
+use pyro_agent::redact::{Needles, redact};
+use pyro_agent::wire::Exit;
+use serde::Serialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// A command to run in a workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkspaceCommand {
+    /// What to execute. Where it names no directory or user, the environment's image decides.
+    pub exec: ExecRequest,
+    /// The command as a shell would take it, for the records. Secrets' values in it are redacted.
+    pub shown_command: String,
+}
+
+/// What is known of a command while it runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExecFacts {
+    /// The workspace.
+    pub workspace_id: String,
+    /// Its environment.
+    pub environment: String,
+    /// That one's version.
+    pub environment_version: Option<String>,
+    /// Its number since the last reset, from 1.
+    pub sequence: u64,
+    /// Where it runs.
+    pub cwd: String,
+    /// As a shell would take it, without secrets.
+    pub command: String,
+}
+
+/// A running command. Dropped before [`WorkspaceExec::finish`], its whole process tree is killed and it
+/// goes on record as lost.
+pub struct WorkspaceExec<'a> {
+    /// What is known of it.
+    pub facts: ExecFacts,
+    pyro: &'a Pyro,
+    key: CommandKey,
+    link: Link,
+}
+
+/// What a command printed, as far as it is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Whether there was more.
+    pub stdout_truncated: bool,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// Whether there was more.
+    pub stderr_truncated: bool,
+}
+
+/// A command that has ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExecRecord {
+    /// What was known before.
+    #[serde(flatten)]
+    pub facts: ExecFacts,
+    /// Standard output.
+    pub stdout: String,
+    /// Whether there was more.
+    pub stdout_truncated: bool,
+    /// Standard error.
+    pub stderr: String,
+    /// Whether there was more.
+    pub stderr_truncated: bool,
+    /// Its exit code; 124 when its time was up, 128 + N after signal N.
+    pub exit_code: i32,
+    /// Milliseconds that it ran.
+    pub duration_ms: u64,
+    /// `guest_vsock`.
+    pub execution_mode: &'static str,
+}
+
+impl Pyro {
+    /// Runs a command. Its output is read, and its input fed, through the two halves.
+    pub async fn exec(
+        &self,
+        address: &str,
+        command: &WorkspaceCommand,
+    ) -> Result<(WorkspaceExec<'_>, ExecInput, ExecOutput), WorkspaceError> {
+        let id = self.resolve(address)?;
+        let workspace = self.store.get(id)?;
+        let link = self.started(id, "workspace_exec")?;
+        let request = with_defaults(&workspace, &command.exec);
+        let cwd = request.cwd.clone().unwrap_or_else(|| WORKSPACE_PATH.to_owned());
+        let shown = self.redacted(id, &command.shown_command)?;
+        let begin = Request::BeginCommand { command: shown.clone(), cwd: cwd.clone() };
+        let key = match link.ask(&begin, SUPERVISOR_DEADLINE).await? {
+            Answer::Begun { command } => command,
+            other => return Err(unexpected(other).into()),
+        };
+        let (input, output) = link.exec(&request).await?;
+        let facts = ExecFacts {
+            workspace_id: id.to_string(),
+            environment: workspace.environment,
+            environment_version: workspace.environment_version,
+            sequence: key.sequence,
+            cwd,
+            command: shown,
+        };
+        Ok((WorkspaceExec { facts, pyro: self, key, link }, input, output))
+    }
+
+    /// `text` without any of the workspace's secrets' values.
+    fn redacted(&self, id: super::WorkspaceId, text: &str) -> Result<String, WorkspaceError> {
+        let secrets = secrets::read_all(&self.places, id)
+            .map_err(WorkspaceError::state("read secrets in", self.places.secrets(id)))?;
+        let values = secrets.iter().map(|(_, value)| value.expose().as_bytes());
+        let redacted = redact(&Arc::new(Needles::of_secrets(values)), text.as_bytes());
+        Ok(String::from_utf8_lossy(&redacted).into_owned())
+    }
+}
+
+/// What the image wants where the caller says nothing; a workspace's commands run in its tree.
+fn with_defaults(workspace: &Workspace, request: &ExecRequest) -> ExecRequest {
+    let image = &workspace.image;
+    let given = |key: &String| request.env.iter().any(|(wanted, _)| wanted == key);
+    let mut env: Vec<_> = image.env.iter().filter(|(key, _)| !given(key)).cloned().collect();
+    env.extend(request.env.iter().cloned());
+    ExecRequest {
+        env,
+        cwd: Some(request.cwd.clone().unwrap_or_else(|| WORKSPACE_PATH.to_owned())),
+        user: request.user.clone().or_else(|| image.user.clone()),
+        ..request.clone()
+    }
+}
+
+impl WorkspaceExec<'_> {
+    /// Puts the command's end on record.
+    pub fn finish(self, exit: &Exit, captured: Captured) -> Result<ExecRecord, WorkspaceError> {
+        let status = exit.status();
+        let outcome = match (exit.timed_out, exit.signal) {
+            (false, None) => CommandOutcome::Exited(status),
+            (true, _) | (false, Some(_)) => CommandOutcome::Killed(Some(status)),
+        };
+        let kept = |bytes: &[u8]| bytes[..bytes.len().min(OUTPUT_BYTES)].to_vec();
+        let output = CommandOutput {
+            stdout: kept(&captured.stdout),
+            stderr: kept(&captured.stderr),
+            stdout_truncated: captured.stdout_truncated || captured.stdout.len() > OUTPUT_BYTES,
+            stderr_truncated: captured.stderr_truncated || captured.stderr.len() > OUTPUT_BYTES,
+        };
+        self.pyro.store.finish_command(self.key, outcome, exit.duration_ms, &output, now())?;
+        let detail = json!({ "sequence": self.key.sequence, "exit_code": status });
+        self.pyro.record(self.key.workspace, EventKind::Exec, &detail);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(ExecRecord {
+            facts: self.facts,
+            stdout: text(&captured.stdout),
+            stdout_truncated: captured.stdout_truncated,
+            stderr: text(&captured.stderr),
+            stderr_truncated: captured.stderr_truncated,
+            exit_code: status,
+            duration_ms: exit.duration_ms,
+            execution_mode: EXECUTION_MODE,
+        })
+    }
+
+    /// Turns a connection that ended in the middle into the reason why the machine ended, where it did.
+    pub async fn why_disconnected(&self) -> MachineError {
+        self.link.why_disconnected().await
+    }
+}

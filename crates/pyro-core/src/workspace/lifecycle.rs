@@ -1,0 +1,134 @@
+//! Starting, stopping, renaming and deleting.
+
+use super::{Pyro, WorkspaceError, WorkspaceView, garbage};
+use crate::limits::OPERATION_LOCK_DEADLINE;
+use crate::machine::{self, EngineChoice, Link, MachineRequest};
+use crate::places::{FileLock, Hold};
+use crate::store::{self, Departure, NameChange, WorkspaceId, WorkspaceState, WorkspaceUpdate};
+use crate::supervisor::protocol::{DiskRequest, LayerFiles, Life, Stop};
+use std::io;
+
+/// Changes of a workspace's name and labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpdateWorkspace {
+    /// A new name.
+    pub name: Option<String>,
+    /// Take the name away.
+    pub clear_name: bool,
+    /// Labels to add or replace.
+    pub labels: Vec<(String, String)>,
+    /// Keys of labels to remove.
+    pub clear_labels: Vec<String>,
+}
+
+impl Pyro {
+    /// Changes name and labels.
+    pub fn update(&self, address: &str, change: &UpdateWorkspace) -> Result<WorkspaceView, WorkspaceError> {
+        let id = self.resolve(address)?;
+        let update = WorkspaceUpdate {
+            name: NameChange::from_request(change.name.clone(), change.clear_name)?,
+            labels: change.labels.iter().cloned().collect(),
+            clear_labels: change.clear_labels.iter().cloned().collect(),
+        };
+        self.store.update(id, &update, super::now())?;
+        self.view(id)
+    }
+
+    /// Boots the workspace's machine from its disk; does nothing where it runs.
+    pub async fn start(&self, address: &str) -> Result<WorkspaceView, WorkspaceError> {
+        let id = self.resolve(address)?;
+        let _held = self.operate(id).await?;
+        if self.link(id)?.is_none() {
+            self.boot(id, None, false).await?;
+            self.record(id, store::EventKind::Start, &serde_json::json!({}));
+        }
+        self.view(id)
+    }
+
+    /// Lets the guest write everything to its disk and ends the machine; does nothing where none runs.
+    pub async fn stop(&self, address: &str) -> Result<WorkspaceView, WorkspaceError> {
+        let id = self.resolve(address)?;
+        let _held = self.operate(id).await?;
+        if let Some(link) = self.link(id)? {
+            link.stop(Stop::PowerOff).await?;
+            self.record(id, store::EventKind::Stop, &serde_json::json!({}));
+        }
+        self.view(id)
+    }
+
+    /// Ends the machine at once and removes the workspace with everything that is its alone.
+    pub async fn delete(&self, address: &str) -> Result<WorkspaceId, WorkspaceError> {
+        let id = self.resolve(address)?;
+        let _held = self.operate(id).await?;
+        if let Some(link) = self.link(id)? {
+            link.stop(Stop::Kill).await?;
+        }
+        let from = [WorkspaceState::Started, WorkspaceState::Stopped, WorkspaceState::Deleting];
+        self.store.set_state(id, &from, WorkspaceState::Deleting, None, super::now())?;
+        garbage::remove(&self.store, &self.places, id, Departure::Deleted)?;
+        Ok(id)
+    }
+
+    /// Keeps everybody else from changing the workspace's life until the lock is dropped.
+    pub(super) async fn operate(&self, id: WorkspaceId) -> Result<FileLock, WorkspaceError> {
+        let path = self.places.operation_lock(id);
+        match FileLock::take_within(&path, Hold::Exclusive, OPERATION_LOCK_DEADLINE).await {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err(WorkspaceError::Busy(id)),
+            // Deleted since it was looked up.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(store::StoreError::NoWorkspace(id.to_string()).into())
+            }
+            Err(error) => Err(WorkspaceError::state("lock", path)(error)),
+        }
+    }
+
+    /// A connection to the workspace's supervisor, where there is one.
+    pub(super) fn link(&self, id: WorkspaceId) -> Result<Option<Link>, WorkspaceError> {
+        let dir = self.places.workspace(id);
+        Link::open(&dir).map_err(WorkspaceError::state("connect to the supervisor in", dir))
+    }
+
+    /// The same, for what needs a running machine.
+    pub(super) fn started(&self, id: WorkspaceId, operation: &'static str) -> Result<Link, WorkspaceError> {
+        self.link(id)?.ok_or(WorkspaceError::NotStarted { id, operation })
+    }
+
+    /// Boots the machine of a workspace that has none. The caller holds its operation lock.
+    pub(super) async fn boot(
+        &self,
+        id: WorkspaceId,
+        engine: Option<EngineChoice>,
+        creating: bool,
+    ) -> Result<Link, WorkspaceError> {
+        self.settle_top(id)?;
+        // Layers stay as they are until the machine has opened them.
+        let _opening = self.keep_layers()?;
+        let workspace = self.store.get(id)?;
+        let request = MachineRequest {
+            vcpu_count: workspace.vcpu_count,
+            mem_mib: workspace.mem_mib,
+            disk_mib: workspace.disk_mib,
+            engine,
+            ..MachineRequest::default()
+        };
+        let disk = DiskRequest {
+            base: self.places.base_of(&workspace),
+            limit_bytes: workspace.disk_mib.map(|mib| mib << 20),
+            layers: Some(self.layer_files(workspace.top_layer)?),
+        };
+        let life = Life::Workspace { id: id.to_string(), creating };
+        let kernel = self.kernel(&workspace);
+        let start = machine::start_request(&self.config, &id.to_string(), kernel, &request, disk, life)?;
+        let (link, _, _supervisor) = machine::boot(&self.config, start).await?;
+        Ok(link)
+    }
+
+    /// Paths of a disk's layers.
+    pub(super) fn layer_files(&self, top: store::LayerId) -> Result<LayerFiles, WorkspaceError> {
+        let chain = self.store.chain(top)?;
+        let sealed = chain.iter().filter(|layer| layer.id != top);
+        let sealed = sealed.map(|layer| self.places.layer(layer.id)).collect();
+        Ok(LayerFiles { sealed, top: self.places.layer(top) })
+    }
+}
