@@ -1,7 +1,12 @@
 //! One file per command: its arguments, whose doc comments are the help, and one `run`.
 
+pub(crate) mod command_line;
 pub(crate) mod completion;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod engine;
 pub(crate) mod env;
+pub(crate) mod fsck;
 pub(crate) mod run;
+pub(crate) mod session;
+pub(crate) mod workspace;

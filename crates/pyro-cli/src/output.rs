@@ -38,6 +38,17 @@ pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// Bytes of a human result, as they are.
+pub(crate) fn bytes(content: &[u8]) {
+    let mut stdout = io::stdout();
+    let _ = stdout.write_all(content).and_then(|()| stdout.flush());
+}
+
+/// Bytes of a guest's standard error, as they are.
+pub(crate) fn error_bytes(content: &[u8]) {
+    let _ = io::stderr().write_all(content);
+}
+
 /// A JSON result: two-space indent, keys sorted.
 pub(crate) fn json<T: Serialize>(value: &T) {
     // Through `Value`, whose maps are sorted by key.
@@ -60,6 +71,28 @@ pub(crate) fn problem(problem: &Problem, format: Format) -> ExitCode {
     ExitCode::from(problem.blame.exit_code())
 }
 
+/// Text in a line of ours: control characters, which could end the line or drive a terminal, are escaped.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+        shown
+    })
+}
+
+/// Text in single quotes where it has none itself, in double quotes otherwise; as Python shows it.
+pub(crate) fn quoted(text: &str) -> String {
+    let text = printable(&text.replace('\\', "\\\\"));
+    match (text.contains('\''), text.contains('"')) {
+        (false, _) => format!("'{text}'"),
+        (true, false) => format!("\"{text}\""),
+        (true, true) => format!("'{}'", text.replace('\'', "\\'")),
+    }
+}
+
 /// `yes` or `no`.
 pub(crate) fn yes_no(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
@@ -78,6 +111,16 @@ pub(crate) fn shell_words(words: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_cannot_end_a_line_or_drive_a_terminal() {
+        assert_eq!(printable("a b\u{e9}"), "a b\u{e9}");
+        assert_eq!(printable("a\nb\u{1b}[2J"), "a\\nb\\u{1b}[2J");
+        assert_eq!(quoted("it"), "'it'");
+        assert_eq!(quoted("it's"), "\"it's\"");
+        assert_eq!(quoted("it's \"so\""), "'it\\'s \"so\"'");
+        assert_eq!(quoted("a\\b"), "'a\\\\b'");
+    }
 
     #[test]
     fn commands_are_shown_as_a_shell_would_take_them() {

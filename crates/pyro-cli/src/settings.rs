@@ -66,6 +66,11 @@ pub(crate) fn load() -> Result<Config, SettingsError> {
     resolve(&|name| std::env::var_os(name).filter(|value| !value.is_empty()), &executable)
 }
 
+/// A variable of this process that the caller named, such as a secret's value.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 fn resolve(
     var: &dyn Fn(&'static str) -> Option<OsString>,
     executable: &Path,

@@ -49,6 +49,28 @@ fn usage_errors_exit_with_two() {
         &["run", "debian:12", "--engine", "xen", "--", "true"],
         &["env"],
         &["nonsense"],
+        &["workspace"],
+        &["workspace", "create"],
+        &["workspace", "create", "debian:12", "--json", "--id-only"],
+        &["workspace", "create", "debian:12", "--network-policy", "all"],
+        &["workspace", "create", "debian:12", "--seed-filter", "git"],
+        &["workspace", "create", "debian:12", "--seed-path", ".", "--from-snapshot", "a:b"],
+        &["workspace", "create", "debian:12", "--ttl-seconds", "-1"],
+        &["workspace", "exec", "fix", "--shell", "true", "--", "true"],
+        &["workspace", "exec", "fix", "--env", "NOVALUE", "--", "true"],
+        &["workspace", "exec", "fix", "-t", "--json", "--", "true"],
+        &["workspace", "sync", "push", "fix"],
+        &["workspace", "sync", "pull", "fix", "src"],
+        &["workspace", "export", "fix", "src"],
+        &["workspace", "file", "read", "fix", "x", "--json", "--content-only"],
+        &["workspace", "file", "write", "fix", "x"],
+        &["workspace", "file", "write", "fix", "x", "--text", "a", "--stdin"],
+        &["workspace", "patch", "apply", "fix"],
+        &["workspace", "patch", "apply", "fix", "--patch-file", ""],
+        &["workspace", "diff", "fix", "--stat", "--name-only"],
+        &["workspace", "snapshot", "create", "fix"],
+        &["workspace", "delete"],
+        &["workspace", "delete", "fix", "--all"],
     ] {
         assert_eq!(Pyro::new().run(arguments).code, Some(2), "{arguments:?}");
     }
@@ -106,11 +128,114 @@ fn every_help_page_has_an_example() {
         &["env", "inspect", "--help"],
         &["env", "prune", "--help"],
         &["env", "remove", "--help"],
+        &["fsck", "--help"],
     ] {
         let ran = Pyro::new().run(arguments);
         assert_eq!(ran.code, Some(0));
         assert!(ran.stdout.contains("Example"), "{arguments:?}: {}", ran.stdout);
     }
+}
+
+#[test]
+fn every_help_page_of_workspaces_has_an_example() {
+    let mut pages = vec![vec!["workspace".to_owned()]];
+    let mut seen = 0;
+    while let Some(page) = pages.pop() {
+        let arguments: Vec<&str> = page.iter().map(String::as_str).chain(["--help"]).collect();
+        let ran = Pyro::new().run(&arguments);
+        assert_eq!(ran.code, Some(0), "{page:?}");
+        assert!(ran.stdout.contains("\nExample"), "{page:?}: {}", ran.stdout);
+        seen += 1;
+        let below = ran.stdout.lines().skip_while(|line| *line != "Commands:").skip(1);
+        let below =
+            below.take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+        pages.extend(below.filter(|name| *name != "help").map(|name| {
+            let mut child = page.clone();
+            child.push(name.to_owned());
+            child
+        }));
+    }
+    assert!(seen > 30, "only {seen} pages were found");
+}
+
+#[test]
+fn an_unknown_workspace_command_is_told_with_the_nearest_name() {
+    let ran = Pyro::new().run(&["workspace", "snaphot", "fix"]);
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("'snapshot'"), "{ran:?}");
+}
+
+#[test]
+fn workspace_arguments_are_refused_before_anything_is_made() {
+    let create = ["workspace", "create", "debian:12"];
+    let exec = ["workspace", "exec", "fix"];
+    for (command, rest, text) in [
+        (&create[..], &["--label", "novalue"][..], "workspace labels must use KEY=VALUE, not 'novalue'"),
+        (&create, &["--secret", "=x"], "workspace secrets must use NAME=VALUE"),
+        (&create, &["--secret-file", "A"], "workspace secret files must use NAME=PATH, not 'A'"),
+        (
+            &create,
+            &["--secret", "PYRO_TEST_NOT_SET"],
+            "secret 'PYRO_TEST_NOT_SET' has no value: the environment variable PYRO_TEST_NOT_SET is not set",
+        ),
+        (&create, &["--from-snapshot", "fix"], "--from-snapshot must use WORKSPACE:SNAPSHOT, not 'fix'"),
+        (&exec, &[], "command is required after `--`"),
+        (&exec, &["--timeout-seconds", "0", "--", "a"], "timeout_seconds must be between 1 and 86400, not 0"),
+        (
+            &exec,
+            &["--secret-env", "=X", "--", "a"],
+            "workspace secret env mappings must name a secret, not '=X'",
+        ),
+        (
+            &exec,
+            &["--secret-env", "A=", "--", "a"],
+            "workspace secret env mappings must name an environment variable, not 'A='",
+        ),
+        (
+            &exec,
+            &["--secret-env", "A", "--secret-env", "A=B", "--", "a"],
+            "workspace secret env mapping references 'A' more than once",
+        ),
+        (
+            &["workspace", "update", "fix"],
+            &["--clear-label", ""],
+            "workspace clear-label values must not be empty",
+        ),
+        (
+            &["workspace", "file", "write", "fix", "x"],
+            &["--text-file", "/no/such/file"],
+            "--text-file file not found: /no/such/file",
+        ),
+        (
+            &["workspace", "file", "write", "fix", "x"],
+            &["--text-file", "/"],
+            "--text-file must point to a file, not a directory: /",
+        ),
+    ] {
+        let arguments: Vec<&str> = command.iter().chain(rest).copied().collect();
+        assert_eq!(refused(&arguments), (Some(1), format!("[error] {text}")), "{arguments:?}");
+    }
+}
+
+#[test]
+fn options_stand_before_and_after_a_workspace() {
+    for arguments in [
+        &["workspace", "exec", "--json", "fix", "--timeout-seconds", "0", "--", "true"][..],
+        &["workspace", "exec", "fix", "--timeout-seconds", "0", "--json", "--", "true"],
+        &["workspace", "exec", "--json", "--timeout-seconds", "0", "fix", "--", "true"],
+    ] {
+        let ran = Pyro::new().run(arguments);
+        let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), ""), "{arguments:?}");
+        assert_eq!(value["error"]["code"], "out_of_range");
+    }
+}
+
+#[test]
+fn what_could_be_a_secrets_value_is_not_repeated() {
+    let ran = Pyro::new().run(&["workspace", "create", "debian:12", "--secret", "hunter two"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(!format!("{ran:?}").contains("hunter"), "{ran:?}");
 }
 
 #[test]

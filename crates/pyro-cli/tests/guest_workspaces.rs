@@ -1,0 +1,479 @@
+//! Workspaces in real guests of `debian:12`, with the built `pyro`.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use support::{Pyro, Ran, assert_all_gone, descendants, guest_available, wait_until};
+
+/// A `pyro` whose workspaces are deleted at the end, also of a test that fails.
+struct Host {
+    pyro: Pyro,
+    /// Seeds, changes and exports.
+    files: tempfile::TempDir,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.pyro.run(&["workspace", "delete", "--all"]);
+    }
+}
+
+impl Host {
+    fn new() -> Self {
+        Self { pyro: Pyro::new(), files: tempfile::tempdir().unwrap() }
+    }
+
+    /// A path beside the state directory, as text.
+    fn path(&self, name: &str) -> String {
+        self.files.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        let path = self.files.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn workspace(&self, arguments: &[&str]) -> Ran {
+        self.pyro.run(&[&["workspace"], arguments].concat())
+    }
+
+    /// The standard output of a command that must succeed.
+    fn done(&self, arguments: &[&str]) -> String {
+        let ran = self.workspace(arguments);
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+        ran.stdout
+    }
+
+    /// The result of a command that must succeed.
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.done(&[arguments, &["--json"]].concat())).unwrap()
+    }
+
+    fn create(&self, arguments: &[&str]) -> String {
+        let small = ["create", "debian:12", "--id-only", "--mem-mib", "256"];
+        let id = self.done(&[&small, arguments].concat());
+        let id = id.strip_suffix('\n').unwrap();
+        assert!(id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+        id.to_owned()
+    }
+
+    /// The standard output of a shell text that must succeed in the guest.
+    fn shell(&self, workspace: &str, text: &str) -> String {
+        self.done(&["exec", workspace, "--shell", text])
+    }
+
+    fn spawn_shell(&self, workspace: &str, text: &str) -> Child {
+        let arguments = ["workspace", "exec", workspace, "--timeout-seconds", "60", "--shell", text];
+        let mut command = self.pyro.command(&arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Processes that hold a file of the state directory open: supervisors and their machines.
+    fn holders(&self) -> BTreeSet<u32> {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| holds_open(*pid, self.pyro.state.path())).collect()
+    }
+
+    /// The supervisor of the only started workspace.
+    fn supervisor(&self) -> u32 {
+        let is_supervisor = |pid: &u32| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).any(|word| word == b"supervise-machine")
+        };
+        let found: Vec<u32> = self.holders().into_iter().filter(is_supervisor).collect();
+        assert_eq!(found.len(), 1, "supervisors: {found:?}");
+        found[0]
+    }
+}
+
+fn holds_open(pid: u32, dir: &Path) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(dir)))
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => open.push(entry.path()),
+                false => found.push(entry.path()),
+            }
+        }
+    }
+    found
+}
+
+/// `text` with the values of its `KEY=VALUE` words that vary from run to run replaced by dots.
+fn masked(text: &str, keys: &[&str]) -> String {
+    let word = |word: &str| match word.split_once('=') {
+        Some((key, _)) if keys.contains(&key) => format!("{key}=..."),
+        _ => word.to_owned(),
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_transcripts_workspace_section_replays() {
+    if !guest_available() {
+        return;
+    }
+    let host = Host::new();
+    host.write("repo/src/note.txt", "hello from the seed\n");
+    host.write("repo/run.sh", "#!/bin/sh\necho ran\n");
+    fs::set_permissions(host.path("repo/run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    host.write("changes/note.txt", "hello from synced workspace\n");
+    host.write("token.txt", "from a file\n");
+    let (repo, changes) = (host.path("repo"), host.path("changes"));
+
+    let token = format!("PIP_TOKEN={}", host.path("token.txt"));
+    let created = host.workspace(&[
+        "create",
+        "debian:12",
+        "--seed-path",
+        &repo,
+        "--secret",
+        "API_TOKEN=expected",
+        "--secret-file",
+        &token,
+    ]);
+    assert_eq!(created.code, Some(0), "{created:?}");
+    let first = created.stdout.lines().next().unwrap();
+    let id = first.strip_prefix("Workspace ID: ").unwrap().to_owned();
+    let shown = [
+        &format!("Workspace ID: {id}"),
+        "Environment: debian:12",
+        "State: started",
+        "Workspace: /workspace",
+        &format!("Workspace seed: directory from {repo}"),
+        "Network policy: off",
+        "Secrets: API_TOKEN (literal), PIP_TOKEN (file)",
+        "Execution mode: guest_vsock",
+        "Resources: 1 vCPU / 1024 MiB",
+        "Command count: 0",
+    ];
+    assert_eq!(created.stdout.lines().collect::<Vec<_>>(), shown);
+    for phase in ["environment", "boot", "seed", "baseline"] {
+        assert!(created.stderr.contains(&format!("[workspace-create] phase={phase}\n")), "{created:?}");
+    }
+
+    sync_exec_and_secrets(&host, &id, &changes);
+    diff_snapshot_and_reset(&host, &id);
+
+    let output = host.path("out/note.txt");
+    let exported = host.done(&["export", &id, "src/note.txt", "--output", &output]);
+    let line = format!(
+        "[workspace-export] workspace_id={id} workspace_path=/workspace/src/note.txt output_path={output} \
+         artifact_type=file entry_count=1 bytes_written=28 execution_mode=guest_vsock\n"
+    );
+    assert_eq!(exported, line);
+    assert_eq!(fs::read_to_string(&output).unwrap(), "hello from synced workspace\n");
+    let pulled = host.path("pulled");
+    host.done(&["sync", "pull", &id, "src", "--output", &pulled]);
+    assert_eq!(fs::read_to_string(format!("{pulled}/note.txt")).unwrap(), "hello from synced workspace\n");
+    let again = host.workspace(&["export", &id, "src/note.txt", "--output", &output]);
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains(&format!("[error] output_path already exists: {output}")), "{again:?}");
+}
+
+fn sync_exec_and_secrets(host: &Host, id: &str, changes: &str) {
+    let synced = host.done(&["sync", "push", id, changes, "--dest", "src"]);
+    let line = format!(
+        "[workspace-sync] workspace_id={id} mode=directory source={changes} destination=/workspace/src \
+         entry_count=... bytes_written=28 execution_mode=guest_vsock\n"
+    );
+    assert_eq!(masked(&synced, &["entry_count"]), line);
+
+    let summary = |sequence: u32, exit_code: u8| {
+        format!(
+            "[workspace-exec] workspace_id={id} sequence={sequence} cwd=/workspace \
+             execution_mode=guest_vsock exit_code={exit_code} duration_ms=..."
+        )
+    };
+    let last = |ran: &Ran| masked(ran.stderr.lines().last().unwrap(), &["duration_ms"]);
+    let ran = host.workspace(&["exec", id, "--", "cat", "src/note.txt"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "hello from synced workspace\n"), "{ran:?}");
+    assert_eq!(last(&ran), summary(1, 0));
+
+    let script = "test \"$API_TOKEN\" = \"expected\"";
+    let ran = host.workspace(&["exec", id, "--secret-env", "API_TOKEN", "--", "sh", "-lc", script]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+    assert_eq!(last(&ran), summary(2, 0));
+    // Without the mapping the command does not see it; its value never comes out as it is.
+    let ran = host.workspace(&["exec", id, "--", "sh", "-lc", script]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let script = "cat /run/pyro-secrets/API_TOKEN; printf 'no end' >&2";
+    let ran = host.workspace(&["exec", id, "--", "sh", "-lc", script]);
+    assert_eq!(ran.stdout, "[REDACTED]", "{ran:?}");
+    assert_eq!(ran.stderr.lines().next(), Some("no end"), "our line must not be glued to it");
+    assert_eq!(last(&ran), summary(4, 0));
+    let logs = host.json(&["logs", id]);
+    assert_eq!(logs["count"], 4);
+    assert_eq!(logs["entries"][3]["stdout"], "[REDACTED]");
+    // The seed's modes are kept.
+    assert_eq!(host.shell(id, "./run.sh"), "ran\n");
+}
+
+fn diff_snapshot_and_reset(host: &Host, id: &str) {
+    let diff = host.done(&["diff", id]);
+    let (header, patch) = diff.split_once('\n').unwrap();
+    let wanted = format!(
+        "[workspace-diff] workspace_id={id} total=1 added=0 modified=1 deleted=0 type_changed=0 \
+         text_patched=1 non_text=0"
+    );
+    assert_eq!(header, wanted);
+    let text = "--- a/src/note.txt\n+++ b/src/note.txt\n@@ -1 +1 @@\n-hello from the seed\n\
+                +hello from synced workspace\n";
+    assert!(patch.contains(text), "{patch}");
+    assert_eq!(host.done(&["diff", id, "--name-only"]), "src/note.txt\n");
+
+    let created = host.done(&["snapshot", "create", id, "checkpoint"]);
+    assert_eq!(
+        masked(created.trim_end(), &["entry_count", "bytes_written"]),
+        "[workspace-snapshot-create] snapshot_name=checkpoint kind=named entry_count=... bytes_written=..."
+    );
+    host.shell(id, "rm -r src; echo x > /etc/pyro-test");
+    let reset = host.done(&["reset", id, "--snapshot", "checkpoint"]);
+    let shown = format!(
+        "Workspace reset from snapshot: checkpoint (named)\n\
+         [workspace-reset] destination=/workspace entry_count=... bytes_written=...\n\
+         Workspace ID: {id}\nState: started\nCommand count: 0\nReset count: 1"
+    );
+    let lines = reset.lines().map(|line| masked(line, &["entry_count", "bytes_written"]));
+    assert_eq!(lines.collect::<Vec<_>>().join("\n"), shown);
+    assert_eq!(host.shell(id, "cat src/note.txt"), "hello from synced workspace\n");
+    assert_eq!(host.workspace(&["exec", id, "--", "test", "-e", "/etc/pyro-test"]).code, Some(1));
+    let listed = host.done(&["snapshot", "list", id]);
+    let heads: Vec<_> = listed.lines().map(|line| line.split(" entry_count").next().unwrap()).collect();
+    assert_eq!(heads, ["baseline [baseline]", "checkpoint [named]"]);
+}
+
+#[test]
+fn commands_of_one_workspace_end_as_they_should() {
+    if !guest_available() {
+        return;
+    }
+    let host = Host::new();
+    let id = host.create(&["--name", "shared one", "--label", "suite=guest"]);
+    let name = "shared one";
+    exit_codes_and_timeouts(&host, name);
+    two_commands_meet(&host, &id);
+    an_interrupted_command_is_gone(&host, &id);
+    files_are_read_and_changed(&host, &id[..6]);
+    let listed = host.done(&["list"]);
+    let line =
+        format!("[workspace] workspace_id={id} name='shared one' state=started environment=debian:12 ");
+    assert!(listed.starts_with(&line) && listed.contains(" labels=suite=guest "), "{listed}");
+}
+
+fn exit_codes_and_timeouts(host: &Host, id: &str) {
+    let ran = host.workspace(&["exec", id, "--shell", "echo out; echo err >&2; exit 42"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(42), "out\n"));
+    assert!(ran.stderr.starts_with("err\n"), "{ran:?}");
+    assert_eq!(host.workspace(&["exec", id, "--", "sh", "-c", "kill -9 $$"]).code, Some(137));
+    let script = "echo before; (setsid sleep 1000 &) ; sleep 1000";
+    let ran = host.workspace(&["exec", id, "--timeout-seconds", "1", "--", "sh", "-c", script]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(124), "before\n"), "{ran:?}");
+    assert!(!sleeps(host, id), "a child survived its command");
+    let ran = host.workspace(&["exec", id, "--", "no-such-program"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("[error] ") && ran.stderr.contains("no-such-program"), "{ran:?}");
+    let ran = host.workspace(&["exec", id, "--secret-env", "MISSING", "--", "true"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("secret_env references unknown workspace secret"), "{ran:?}");
+
+    let mut command = host.pyro.command(&[
+        "workspace",
+        "exec",
+        id,
+        "--json",
+        "--stdin",
+        "--env",
+        "A=b c",
+        "--cwd",
+        "/usr",
+        "--user",
+        "nobody",
+        "--shell",
+        "cat; pwd; echo $A; id -un",
+    ]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"from the host\n").unwrap();
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    let value: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(value["stdout"], "from the host\n/usr\nb c\nnobody\n");
+    assert_eq!((&value["cwd"], &value["exit_code"]), (&"/usr".into(), &0.into()));
+}
+
+/// Whether a `sleep` runs in the guest.
+fn sleeps(host: &Host, id: &str) -> bool {
+    let ran = host.workspace(&["exec", id, "--shell", "grep -qsx sleep /proc/[0-9]*/comm"]);
+    assert!(matches!(ran.code, Some(0 | 1)), "{ran:?}");
+    ran.code == Some(0)
+}
+
+/// Each waits for the other: they end only when they run at the same time.
+fn two_commands_meet(host: &Host, id: &str) {
+    let wait = |mine: &str, other: &str| {
+        format!("touch /tmp/{mine}; while [ ! -e /tmp/{other} ]; do sleep 0.1; done; echo {mine}")
+    };
+    let children = [("a", "b"), ("b", "a")].map(|(m, o)| (m, host.spawn_shell(id, &wait(m, o))));
+    let mut sequences = BTreeSet::new();
+    for (mine, child) in children {
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!((ran.code, ran.stdout), (Some(0), format!("{mine}\n")), "{}", ran.stderr);
+        let word = ran.stderr.split_whitespace().find(|word| word.starts_with("sequence="));
+        sequences.insert(word.unwrap().to_owned());
+    }
+    assert_eq!(sequences.len(), 2, "{sequences:?}");
+}
+
+fn an_interrupted_command_is_gone(host: &Host, id: &str) {
+    let mut child = host.spawn_shell(id, "echo begun; exec sleep 1000");
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "begun\n");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    // The guest's side of the kill has no event on this one.
+    wait_until("the guest's command to end", || !sleeps(host, id));
+}
+
+fn files_are_read_and_changed(host: &Host, id: &str) {
+    host.done(&["file", "write", id, "notes/a.txt", "--text", "first\nlast"]);
+    let ran = host.workspace(&["file", "read", id, "notes/a.txt"]);
+    assert_eq!(ran.stdout, "first\nlast\n");
+    assert!(ran.stderr.starts_with("[workspace-file-read] workspace_id="), "{ran:?}");
+    assert!(ran.stderr.ends_with(" path=/workspace/notes/a.txt size_bytes=10 truncated=no\n"), "{ran:?}");
+    assert_eq!(host.done(&["file", "read", id, "notes/a.txt", "--content-only"]), "first\nlast");
+    host.done(&["file", "move", id, "notes/a.txt", "notes/b.txt"]);
+    host.done(&["file", "mkdir", id, "notes/c/d", "--parents"]);
+    let listed = host.json(&["file", "list", id, "notes", "--recursive"]);
+    let paths: Vec<_> = listed["entries"].as_array().unwrap().iter().map(|one| &one["path"]).collect();
+    let below = |path: &str| Value::from(format!("/workspace/notes/{path}"));
+    assert_eq!(paths, [&below("b.txt"), &below("c"), &below("c/d")]);
+    assert_eq!(host.json(&["file", "stat", id, "notes/b.txt"])["size_bytes"], 10);
+    let patch = "--- a/notes/b.txt\n+++ b/notes/b.txt\n@@ -1,2 +1,2 @@\n-first\n+second\n last\n\
+                 \\ No newline at end of file\n";
+    let applied = host.done(&["patch", "apply", id, "--patch", patch]);
+    assert!(applied.contains(" total=1 added=0 modified=1 deleted=0 "), "{applied}");
+    assert_eq!(host.done(&["file", "read", id, "notes/b.txt", "--content-only"]), "second\nlast");
+    host.done(&["file", "remove", id, "notes", "--recursive"]);
+    assert_eq!(host.done(&["diff", id]), "No workspace changes.\n");
+    let ran = host.workspace(&["file", "read", id, "/etc/passwd"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("[error] workspace path must stay inside /workspace"), "{ran:?}");
+}
+
+#[test]
+fn a_workspace_outlives_its_machine() {
+    if !guest_available() {
+        return;
+    }
+    let host = Host::new();
+    let id = host.create(&["--secret", "TOKEN=value"]);
+    host.shell(&id, "echo kept > /workspace/kept; echo kept > /root/kept");
+
+    let stopped = host.done(&["stop", &id]);
+    assert!(stopped.starts_with(&format!("Stopped workspace ID: {id}\n")), "{stopped}");
+    assert!(stopped.contains("\nState: stopped\n"), "{stopped}");
+    assert_eq!(host.done(&["stop", &id]), stopped, "stopping again changes nothing");
+    wait_until("the machine's processes to end", || host.holders().is_empty());
+    let ran = host.workspace(&["exec", &id, "--", "true"]);
+    assert_eq!(ran.code, Some(1));
+    let text = "must be in 'started' state before workspace_exec";
+    assert!(ran.stderr.contains(text), "{ran:?}");
+    assert_eq!(host.done(&["disk", "read", &id, "/root/kept", "--content-only"]), "kept\n");
+    let listed = host.json(&["disk", "list", &id]);
+    assert_eq!(listed["entries"][0]["path"], "/workspace/kept");
+
+    let started = host.done(&["start", &id]);
+    assert!(started.starts_with(&format!("Started workspace ID: {id}\n")), "{started}");
+    let text = "cat /workspace/kept /root/kept; test -s /run/pyro-secrets/TOKEN";
+    assert_eq!(host.shell(&id, text), "kept\nkept\n");
+    host.shell(&id, "sync");
+
+    // Sudden death of the supervisor takes the machine with it, and the next look tells.
+    let supervisor = host.supervisor();
+    let below = descendants(supervisor);
+    kill_process(Pid::from_raw(supervisor.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+    wait_until("the death to be seen", || host.json(&["status", &id])["state"] == "stopped");
+    let status = host.json(&["status", &id]);
+    assert!(status["stop_reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{status}");
+    assert_all_gone(&below);
+    host.done(&["start", &id]);
+    assert_eq!(host.shell(&id, "cat /workspace/kept"), "kept\n");
+    let status = host.json(&["status", &id]);
+    assert_eq!((&status["state"], &status["stop_reason"]), (&"started".into(), &Value::Null));
+}
+
+#[test]
+fn a_fork_goes_its_own_way_and_deleting_leaves_nothing() {
+    if !guest_available() {
+        return;
+    }
+    let host = Host::new();
+    let origin = host.create(&["--name", "origin"]);
+    host.shell(&origin, "echo shared > /workspace/shared");
+    let fork = host.done(&["fork", "origin", "--name", "branch", "--id-only"]).trim_end().to_owned();
+    assert_ne!(fork, origin);
+    assert_eq!(host.json(&["status", "branch"])["workspace_id"], Value::from(fork.clone()));
+    if host.json(&["status", "branch"])["state"] != "started" {
+        host.done(&["start", "branch"]);
+    }
+    assert_eq!(host.shell("branch", "cat shared; echo mine > own"), "shared\n");
+    assert_eq!(host.workspace(&["exec", "origin", "--", "test", "-e", "own"]).code, Some(1));
+
+    // The fork stands by itself when its origin is gone.
+    assert_eq!(host.done(&["delete", "origin"]), format!("Deleted workspace: {origin}\n"));
+    assert_eq!(host.shell("branch", "cat shared own"), "shared\nmine\n");
+    let ran = host.workspace(&["delete", "origin", "branch"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert_eq!(ran.stdout, format!("Deleted workspace: {fork}\n"));
+    assert!(ran.stderr.contains("[error] workspace 'origin' does not exist"), "{ran:?}");
+
+    assert_eq!(host.done(&["list"]), "No workspaces.\n");
+    wait_until("the machines' processes to end", || host.holders().is_empty());
+    let left = files_below(host.pyro.state.path());
+    // The records and the lock that goes with them.
+    let is_kept = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("state.db") || name == "layers.lock")
+    };
+    assert!(left.iter().all(is_kept), "left behind: {left:?}");
+    let checked = host.pyro.run(&["fsck"]);
+    assert_eq!((checked.code, checked.stdout.as_str()), (Some(0), "State: clean\n"), "{checked:?}");
+}
+
+#[test]
+fn a_create_that_fails_leaves_nothing() {
+    if !guest_available() {
+        return;
+    }
+    let host = Host::new();
+    let missing = host.path("missing");
+    for (arguments, text) in [
+        (&["--seed-path", missing.as_str()][..], "seed_path"),
+        (&["--secret", "1BAD=x"], "secret name must match"),
+        (&["--name", " "], "name must not be empty"),
+        (&["--vcpu-count", "9"], "vcpu_count must be between 1 and 8"),
+    ] {
+        let ran = host.workspace(&[&["create", "debian:12"], arguments].concat());
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains(text), "{ran:?}");
+    }
+    assert_eq!(host.done(&["list"]), "No workspaces.\n");
+    assert!(host.holders().is_empty());
+}
