@@ -3,6 +3,7 @@
 mod bare_boot;
 mod clock;
 mod table;
+mod workspaces;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,12 +14,36 @@ use crate::{env, guest, output, programs, root, setup, steps};
 use clock::{Timing, time_command};
 use table::{Bound, Table};
 
-/// Measure start-up, boot, disk, vsock and image figures, and print them beside their targets
+/// Measure start-up, boot, disk, vsock, image and workspace figures, and print them beside their targets
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// How often each command is timed
+    /// How often each command is timed; workspaces have a number of their own
     #[arg(long, default_value_t = 10)]
     runs: u32,
+    /// Measure only these parts; repeatable
+    #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// `pyro --version`: time and memory
+    Version,
+    /// `pyro run` beside a bare boot, and the stream through vsock
+    Run,
+    /// Making disks
+    Disks,
+    /// Images from layers
+    Images,
+    /// Workspaces: create, exec, snapshot, reset, fork, stop and start, diff, sync, export
+    Workspaces,
+}
+
+impl Arguments {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 const MEBIBYTE: f64 = 1_048_576.0;
@@ -35,15 +60,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
 
     let mut table = Table::new(machine());
-    version(&pyro, arguments.runs, &place, &mut table)?;
-    let boots = boot(&pyro, &bundle, arguments.runs, &place, &mut table)?;
-    stream(&pyro, boots.mean, &place, &mut table)?;
-    disk_creation(&mut table)?;
-    flatten(&place, &mut table)?;
+    if arguments.wants(Part::Version) {
+        version(&pyro, arguments.runs, &place, &mut table)?;
+    }
+    if arguments.wants(Part::Run) {
+        let boots = boot(&pyro, &bundle, arguments.runs, &place, &mut table)?;
+        stream(&pyro, boots.mean, &place, &mut table)?;
+    }
+    if arguments.wants(Part::Disks) {
+        disk_creation(&mut table)?;
+    }
+    if arguments.wants(Part::Images) {
+        flatten(&place, &mut table)?;
+    }
+    // Last, and its failure is told after the table: the other figures are worth reading all the same.
+    let workspaces = match arguments.wants(Part::Workspaces) {
+        true => workspaces::measure(&pyro, &place, &mut table),
+        false => Ok(()),
+    };
     for line in table.lines() {
         output::line(&line);
     }
-    Ok(())
+    workspaces.context("workspaces")
 }
 
 fn version(pyro: &Path, runs: u32, place: &Path, table: &mut Table) -> Result<()> {
@@ -164,4 +202,27 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{model}, {cores} cores, Linux {}", kernel.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn every_part_is_measured_unless_some_are_named() {
+        let parse = |words: &[&str]| Line::parse_from([&["bench"], words].concat()).arguments;
+        assert!(parse(&[]).wants(Part::Version) && parse(&[]).wants(Part::Workspaces));
+        let one = parse(&["--only", "workspaces"]);
+        assert!(one.wants(Part::Workspaces) && !one.wants(Part::Run));
+        let two = parse(&["--only", "run,disks"]);
+        assert!(two.wants(Part::Run) && two.wants(Part::Disks) && !two.wants(Part::Images));
+    }
 }
