@@ -37,7 +37,9 @@ impl Arguments<'_> {
         // The clock chip stays: without it the kernel waits a second for it at boot.
         add("machine", "microvm,acpi=on,pit=off,pic=off,rtc=on,memory-backend=mem".to_owned());
         add("accel", format!("tcg,thread={thread},tb-size={TRANSLATION_CACHE_MIB}"));
-        add("cpu", "max".to_owned());
+        // Emulated string instructions go byte by byte. Without this flag the kernel and libc clear and copy by
+        // words and vectors.
+        add("cpu", "max,erms=off".to_owned());
         add("smp", self.vcpu_count.to_string());
         add("m", format!("{}M", self.mem_mib));
         // Shared, so that the devices in the other process see the guest's memory.
