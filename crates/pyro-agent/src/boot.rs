@@ -17,7 +17,7 @@ use rustix::system::RebootCommand;
 use crate::connection::{Connection, wait};
 use crate::console::say;
 use crate::exec::{Cgroups, Executor};
-use crate::limits::{MAX_OPEN_FILES, MAX_OPEN_FILES_HARD, ROOT_DISK_DEADLINE};
+use crate::limits::{MAX_OPEN_FILES, MAX_OPEN_FILES_HARD, READ_ONLY_ATTEMPTS, ROOT_DISK_DEADLINE};
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::serve::Server;
@@ -274,6 +274,13 @@ pub(crate) fn settle_disks() {
     // What lives would dirty the disk again. PID 1 itself is spared.
     sys::kill_all();
     rustix::fs::sync();
-    // Files that a dying process still holds may prevent this; the journal covers it then.
-    let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY | MountFlags::NOATIME, c"");
+    // A thread that removes what a transfer replaced is in the way only for the moment of one call. Files that
+    // a dying process still holds may prevent this altogether; the journal covers it then.
+    let flags = MountFlags::RDONLY | MountFlags::NOATIME;
+    for _ in 0..READ_ONLY_ATTEMPTS {
+        if rustix::mount::mount_remount("/", flags, c"") != Err(rustix::io::Errno::BUSY) {
+            break;
+        }
+        std::thread::yield_now();
+    }
 }

@@ -5,8 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use pyro_agent::wire::{self, DATA_CHUNK_BYTES, Decoder, Failure, FailureCode, FrameKind};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Serialize;
+
+use crate::limits::READ_BYTES;
 
 /// A stream socket and the bytes of it that are not yet a frame.
 #[derive(Debug)]
@@ -28,16 +31,20 @@ impl Connection {
 
     /// The next frame; `None` when the host has closed.
     pub(crate) fn receive(&mut self) -> io::Result<Option<(FrameKind, Vec<u8>)>> {
-        let mut chunk = [0; 16 << 10];
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => return Ok(Some(frame)),
                 Ok(None) => {}
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
-            match retry(|| rustix::io::read(&self.socket, &mut chunk))? {
-                0 => return Ok(None),
-                len => self.decoder.feed(&chunk[..len]),
+            let read = self.decoder.feed_by(|buffer| {
+                retry(|| {
+                    buffer.reserve(READ_BYTES);
+                    rustix::io::read(&self.socket, spare_capacity(buffer))
+                })
+            });
+            if read? == 0 {
+                return Ok(None);
             }
         }
     }

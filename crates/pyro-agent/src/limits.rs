@@ -5,6 +5,8 @@ use std::time::Duration;
 /// Connections served at a time. Each may hold one stdin window and one output frame, some 400 KiB, so the
 /// worst case stays near 100 MiB; more is refused with an error rather than queued.
 pub(crate) const MAX_CONNECTIONS: usize = 256;
+/// Room for each read from the host: a whole data frame, of which the kernel gives what has come.
+pub(crate) const READ_BYTES: usize = pyro_agent::wire::DATA_CHUNK_BYTES;
 /// Connections that the kernel may hold until they are accepted.
 pub(crate) const BACKLOG: i32 = 128;
 /// Stack of a connection's thread: its loops recurse nowhere, its buffers are on the heap.
@@ -15,6 +17,9 @@ pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 /// How long power-off waits for the host to take the reply.
 pub(crate) const POWER_OFF_LINGER: Duration = Duration::from_millis(250);
+/// Attempts to make the root disk read-only at power-off: some are enough against a thread that is in the way
+/// for moments, and none are against a process.
+pub(crate) const READ_ONLY_ATTEMPTS: usize = 50;
 /// The root disk appears while the kernel probes its devices, before PID 1 runs; a machine where it takes
 /// longer than this has none.
 pub(crate) const ROOT_DISK_DEADLINE: Duration = Duration::from_secs(10);

@@ -141,8 +141,9 @@ impl Server {
                 reply(connection, &applied);
             }
             Operation::SyncIn { root, path } => {
-                let stats = sync::receive(connection, &self.staging, &root, &path)?;
+                let (stats, replaced) = sync::receive(connection, &self.staging, &root, &path)?;
                 reply(connection, &stats);
+                drop(replaced);
             }
         }
         Ok(())

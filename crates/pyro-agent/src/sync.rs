@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use pyro_agent::wire::{Failure, FileKind, GuestPath, TreeStats};
-use rustix::fs::{AtFlags, Timespec};
+use rustix::fs::{AtFlags, FileType, Timespec};
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
@@ -23,13 +23,14 @@ mod tests;
 /// Where in the stage the tree is unpacked.
 const TREE: &[u8] = b"tree";
 
-/// Receives a tree and merges it into `path`.
+/// Receives a tree and merges it into `path`. The stage that it gives back holds what was replaced: its removal
+/// takes its time, for which nobody needs to wait.
 pub(crate) fn receive(
     connection: &mut Connection,
     staging: &Staging,
     root: &GuestPath,
     path: &GuestPath,
-) -> Result<TreeStats, Failure> {
+) -> Result<(TreeStats, Stage), Failure> {
     let root = Root::open(root)?;
     let target = root.absolute(path)?;
     // Refused before the host has sent all of it.
@@ -40,7 +41,7 @@ pub(crate) fn receive(
     let unpacked = unpacked.to_str().expect("a stage's path is made of ASCII");
     let stats = tree::receive(connection, unpacked)?;
     merge(&root, &target, &stage, started)?;
-    Ok(stats)
+    Ok((stats, stage))
 }
 
 /// The clock that the kernel stamps files with, which is a tick behind the other one.
@@ -88,6 +89,16 @@ enum Pass {
     Apply,
 }
 
+/// What is in the place of an entry of the stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meets {
+    Nothing,
+    /// A directory, which the entry is as well.
+    Directory,
+    /// Something that it replaces.
+    Other,
+}
+
 /// A directory that exists on both sides.
 struct Level {
     staged: OwnedFd,
@@ -115,7 +126,8 @@ impl Merger<'_, '_> {
         let existing = self.root.open_directory(self.target)?;
         let mut levels = vec![self.level(staged, TREE.to_vec(), existing, self.target.clone())?];
         while let Some(level) = levels.last_mut() {
-            let Some(name) = level.names.take().map(<[u8]>::to_vec) else {
+            let next = level.names.take_with_type();
+            let Some((name, file_type)) = next.map(|(name, file_type)| (name.to_vec(), file_type)) else {
                 let done = levels.pop().expect("the loop's condition");
                 if pass == Pass::Apply {
                     self.dress(&done)?;
@@ -124,7 +136,8 @@ impl Merger<'_, '_> {
             };
             let spot = level.spot.join(&name);
             let staged_path = [&level.staged_path[..], b"/", &name].concat();
-            if self.meets_directory(level, &name, &spot)? {
+            let meets = self.meets(level, &name, file_type, &spot)?;
+            if meets == Meets::Directory {
                 let staged = open_below(level.staged.as_fd(), &name).on(&spot)?;
                 let existing = open_below(level.existing.as_fd(), &name).on(&spot)?;
                 let below = self.level(staged, staged_path, existing, spot)?;
@@ -134,7 +147,10 @@ impl Merger<'_, '_> {
                 }
             } else if pass == Pass::Apply {
                 let (staged, existing) = (level.staged.as_fd(), level.existing.as_fd());
-                self.transaction.place(staged, &staged_path, existing, &spot)?;
+                match meets {
+                    Meets::Nothing => self.transaction.place(staged, &staged_path, existing, &spot)?,
+                    _ => self.transaction.exchange(staged, &staged_path, existing, &spot)?,
+                }
             }
         }
         Ok(())
@@ -152,16 +168,25 @@ impl Merger<'_, '_> {
         Ok(Level { staged, staged_path, existing, spot, names, unpacked })
     }
 
-    /// Whether both sides have a directory here. A directory on one side alone is a conflict.
-    fn meets_directory(&self, level: &Level, name: &[u8], spot: &Spot) -> Result<bool, FileError> {
+    /// What an entry of the stage meets. A directory on one side alone is a conflict.
+    fn meets(
+        &self,
+        level: &Level,
+        name: &[u8],
+        file_type: FileType,
+        spot: &Spot,
+    ) -> Result<Meets, FileError> {
         let look = |directory: &OwnedFd| rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
         let existing = match look(&level.existing) {
-            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::NOENT) => return Ok(Meets::Nothing),
             other => kind(other.on(spot)?.st_mode),
         };
-        let staged = kind(look(&level.staged).on(spot)?.st_mode);
+        let staged = match file_type {
+            FileType::Unknown => kind(look(&level.staged).on(spot)?.st_mode),
+            known => kind(known.as_raw_mode()),
+        };
         match (staged, existing) {
-            (FileKind::Directory, FileKind::Directory) => Ok(true),
+            (FileKind::Directory, FileKind::Directory) => Ok(Meets::Directory),
             (FileKind::Directory, _) => {
                 Err(FileError::conflict("directory conflicts with existing path", spot))
             }
@@ -169,7 +194,7 @@ impl Merger<'_, '_> {
                 Err(FileError::conflict("symlink conflicts with existing path", spot))
             }
             (_, FileKind::Directory) => Err(FileError::conflict("file conflicts with existing path", spot)),
-            _ => Ok(false),
+            _ => Ok(Meets::Other),
         }
     }
 

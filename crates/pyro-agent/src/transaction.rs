@@ -106,14 +106,39 @@ impl<'a> Transaction<'a> {
                 if kind(stat.st_mode) == FileKind::Directory {
                     return Err(FileError::conflict("file conflicts with existing directory", at));
                 }
-                rename(RenameFlags::EXCHANGE).on(at)?;
-                self.undo.push(Undo::Exchanged { staged: staged.to_vec(), at: at.clone() });
+                self.swap(source, staged, target, at).map_err(|error| unplaced(error, at))?;
             }
-            Err(Errno::XDEV) => {
-                return Err(FileError::refused("workspace path is not on the root disk", at));
-            }
-            Err(error) => return Err(FileError::os(error, at)),
+            Err(error) => return Err(unplaced(error, at)),
         }
+        Ok(())
+    }
+
+    /// The same where it is known that something is there, and that it is no directory.
+    pub(crate) fn exchange(
+        &mut self,
+        source: BorrowedFd<'_>,
+        staged: &[u8],
+        target: BorrowedFd<'_>,
+        at: &Spot,
+    ) -> Result<(), FileError> {
+        match self.swap(source, staged, target, at) {
+            Ok(()) => Ok(()),
+            // Somebody removed it a moment ago.
+            Err(Errno::NOENT) => self.place(source, staged, target, at),
+            Err(error) => Err(unplaced(error, at)),
+        }
+    }
+
+    fn swap(
+        &mut self,
+        source: BorrowedFd<'_>,
+        staged: &[u8],
+        target: BorrowedFd<'_>,
+        at: &Spot,
+    ) -> rustix::io::Result<()> {
+        let flags = RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(source, split(staged).1, target, at.name(), flags)?;
+        self.undo.push(Undo::Exchanged { staged: staged.to_vec(), at: at.clone() });
         Ok(())
     }
 
@@ -192,6 +217,13 @@ impl Drop for Transaction<'_> {
                 say(&format!("warning: a change could not be taken back: {error}"));
             }
         }
+    }
+}
+
+fn unplaced(error: Errno, at: &Spot) -> FileError {
+    match error {
+        Errno::XDEV => FileError::refused("workspace path is not on the root disk", at),
+        error => FileError::os(error, at),
     }
 }
 

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use pyro_agent::wire::{FileFacts, FileKind, GuestPath, Listed, emit_entry};
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use crate::connection::{Connection, DataWriter};
@@ -21,7 +21,7 @@ mod tests;
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     bytes: Vec<u8>,
-    places: Vec<(u32, u32)>,
+    places: Vec<(u32, u32, FileType)>,
     taken: usize,
 }
 
@@ -46,10 +46,10 @@ impl Names {
             let start = names.bytes.len();
             names.bytes.extend_from_slice(name);
             let place = |at| u32::try_from(at).expect("the limit is far below 4 GiB");
-            names.places.push((place(start), place(names.bytes.len())));
+            names.places.push((place(start), place(names.bytes.len()), entry.file_type()));
         }
         let bytes = &names.bytes;
-        let name = |(start, end): &(u32, u32)| &bytes[*start as usize..*end as usize];
+        let name = |(start, end, _): &(u32, u32, FileType)| &bytes[*start as usize..*end as usize];
         names.places.sort_unstable_by_key(name);
         // A directory that changes while it is read may show a name twice.
         names.places.dedup_by(|a, b| name(a) == name(b));
@@ -58,9 +58,14 @@ impl Names {
 
     /// The next name.
     pub(crate) fn take(&mut self) -> Option<&[u8]> {
-        let (start, end) = *self.places.get(self.taken)?;
+        self.take_with_type().map(|(name, _)| name)
+    }
+
+    /// The next name and what it was when the directory was read; some file systems do not say.
+    pub(crate) fn take_with_type(&mut self) -> Option<(&[u8], FileType)> {
+        let (start, end, file_type) = *self.places.get(self.taken)?;
         self.taken += 1;
-        Some(&self.bytes[start as usize..end as usize])
+        Some((&self.bytes[start as usize..end as usize], file_type))
     }
 
     fn held_bytes(&self) -> usize {

@@ -22,7 +22,7 @@ pub mod plan;
 
 pub use apply::{ApplyError, apply};
 pub use baseline::{BaselineTree, DiskError, ReadAt};
-pub use compare::{ArtifactType, Certainty, CompareError, Comparison, Difference, Status};
+pub use compare::{ArtifactType, Certainty, CompareError, Comparison, Difference, State, Status};
 pub use emit::{EmitLimits, Told, emit, emit_omitted};
 pub use entry::{Entry, EntryKind, Side, SideKind};
 pub use ext4::Ext4;

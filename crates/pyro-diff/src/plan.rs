@@ -101,6 +101,9 @@ pub fn plan(patch: &Patch, mut lookup: impl FnMut(&[u8]) -> Option<Side>) -> Res
     }
     writes.sort_by(|one, other| one.path().cmp(other.path()));
     check_collisions(&writes)?;
+    // What takes a removed thing's place replaces it: a change of type, or two names that change places.
+    let written: BTreeSet<&[u8]> = writes.iter().map(Change::path).collect();
+    removals.retain(|removal| !written.contains(removal.path()));
     removals.extend(writes);
     Ok(removals)
 }

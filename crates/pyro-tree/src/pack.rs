@@ -86,7 +86,10 @@ impl<W: Write> Packer<'_, W> {
                 continue;
             }
             let parent = current.entries.fd().at(&current.prefix)?;
-            if let Some(below) = self.add(parent, name, &path)? {
+            // Files are most of every tree, and opening one tells all about it.
+            if entry.file_type() == FileType::RegularFile {
+                self.add_file(parent, name, &path)?;
+            } else if let Some(below) = self.add(parent, name, &path)? {
                 if levels.len() >= MAX_TREE_DEPTH {
                     return Err(refused(&path, "directories are nested too deep"));
                 }
@@ -129,7 +132,8 @@ impl<W: Write> Packer<'_, W> {
             other => other.at(path)?,
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind != FileType::Directory && self.add_known_link(&stat, path)? {
+        let is_looked_up_here = !matches!(kind, FileType::Directory | FileType::RegularFile);
+        if is_looked_up_here && self.add_known_link(&stat, path)? {
             return Ok(None);
         }
         match kind {
@@ -201,6 +205,9 @@ impl<W: Write> Packer<'_, W> {
         };
         let stat = rustix::fs::fstat(&file).at(path)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        if self.add_known_link(&stat, path)? {
             return Ok(());
         }
         let attributes = xattrs::read(file.as_fd(), self.options.fidelity).at(path)?;

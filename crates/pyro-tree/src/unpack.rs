@@ -152,7 +152,10 @@ impl Unpacker<'_> {
         reader: &mut Reader<R>,
     ) -> Result<(), TreeError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let create = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600));
+        // With its final permissions most often nothing is left to change. What its owner may not write takes
+        // no attributes, so a file that has some gets them before.
+        let mode = if member.xattrs.is_empty() { member.mode & 0o777 } else { 0o600 };
+        let create = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode));
         let file = match create() {
             Err(Errno::EXIST) => {
                 clear(parent, name, &member.path)?;
@@ -303,18 +306,26 @@ impl Unpacker<'_> {
         rustix::fs::utimensat(parent, name, &times(member), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// The same for an open file, in half as many calls: files are most of every tree.
+    /// The same for an open file, in half as many calls: files are most of every tree. What is right already is
+    /// not set again, since each setting is a transaction of the file system.
     fn finish_file(&self, file: &OwnedFd, member: &Member) -> rustix::io::Result<()> {
+        let stat = rustix::fs::fstat(file)?;
+        let set_mode = |mode: u32| match stat.st_mode & 0o7777 == mode {
+            true => Ok(()),
+            false => rustix::fs::fchmod(file, Mode::from_raw_mode(mode)),
+        };
         match self.options.fidelity {
             Fidelity::Full => {
-                let (uid, gid) = owner(member);
-                rustix::fs::fchown(file, uid, gid)?;
-                rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode & FULL_MODE))?;
+                if (stat.st_uid, stat.st_gid) != (member.uid, member.gid) {
+                    let (uid, gid) = owner(member);
+                    rustix::fs::fchown(file, uid, gid)?;
+                }
+                set_mode(member.mode & FULL_MODE)?;
                 xattrs::write_open(file.as_fd(), &member.xattrs, Fidelity::Full)?;
             }
             Fidelity::Portable => {
                 xattrs::write_open(file.as_fd(), &member.xattrs, Fidelity::Portable)?;
-                rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode & PORTABLE_MODE))?;
+                set_mode(member.mode & PORTABLE_MODE)?;
             }
         }
         rustix::fs::futimens(file, &times(member))

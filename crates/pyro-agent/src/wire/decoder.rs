@@ -18,9 +18,14 @@ impl Decoder {
 
     /// Adds bytes of the stream.
     pub fn feed(&mut self, bytes: &[u8]) {
+        self.feed_by(|buffer| buffer.extend_from_slice(bytes));
+    }
+
+    /// Adds the bytes of the stream that `read` appends to what it is given.
+    pub fn feed_by<T>(&mut self, read: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         self.buffer.drain(..self.taken);
         self.taken = 0;
-        self.buffer.extend_from_slice(bytes);
+        read(&mut self.buffer)
     }
 
     /// The next whole frame, or `None` until more bytes are fed. After an error the stream is unusable.

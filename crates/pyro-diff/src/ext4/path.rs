@@ -67,6 +67,23 @@ impl<R: ReadAt> Ext4<R> {
         Ok((self.read_start(&inode, path, most.min(inode.size))?, inode.size))
     }
 
+    /// Fills `buf` from the regular file at `path`, from `offset` on; a link there is not followed.
+    ///
+    /// # Errors
+    ///
+    /// Missing and broken paths, damage, and a range beyond the file's end.
+    pub fn read_range(&self, path: &[u8], offset: u64, buf: &mut [u8]) -> Result<(), DiskError> {
+        let inode = self.resolve(path, LastLink::Keep)?;
+        if inode.kind != EntryKind::File {
+            return Err(DiskError::NotRegular { path: shown(path) });
+        }
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > inode.size) {
+            return Err(DiskError::damaged("a file ends early"));
+        }
+        inode.check_readable()?;
+        self.read_content(&inode, offset, buf)
+    }
+
     /// What is at `path`; a link there is not followed.
     ///
     /// # Errors

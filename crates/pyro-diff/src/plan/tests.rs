@@ -83,3 +83,23 @@ fn links_get_possible_targets_only() {
     let text = "diff --git a/l b/l\nnew file mode 120000\nindex 0000000..e69de29\n";
     assert_eq!(planned(text, &[]).unwrap_err(), "workspace patch gives l an impossible link target");
 }
+
+#[test]
+fn what_is_replaced_by_something_else_is_changed_once() {
+    let text = "diff --git a/d/x b/d/x\ndeleted file mode 100644\n--- a/d/x\n+++ /dev/null\n@@ -1 +0,0 @@\n-a\n\
+                diff --git a/d/x b/d/x\nnew file mode 120000\n--- /dev/null\n+++ b/d/x\n@@ -0,0 +1 @@\n+a\n\
+                \\ No newline at end of file\n";
+    let link = Change::Symlink { path: b"d/x".to_vec(), target: b"a".to_vec() };
+    assert_eq!(planned(text, &[("d/x", file(0o644, b"a\n"))]).unwrap(), [link]);
+
+    let text = "diff --git a/x b/y\nsimilarity index 100%\nrename from x\nrename to y\n\
+                diff --git a/y b/x\nsimilarity index 100%\nrename from y\nrename to x\n";
+    let tree = [("x", file(0o644, b"was x")), ("y", file(0o755, b"was y"))];
+    let write = |path: &[u8], mode, content: &[u8]| Change::Write {
+        path: path.to_vec(),
+        mode,
+        content: content.to_vec(),
+    };
+    let swapped = [write(b"x", 0o755, b"was y"), write(b"y", 0o644, b"was x")];
+    assert_eq!(planned(text, &tree).unwrap(), swapped);
+}
