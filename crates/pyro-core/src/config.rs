@@ -1,5 +1,6 @@
 //! What a front end decides before anything happens: where things are.
 
+use crate::faults::Fault;
 pub use pyro_oci::{Mirror, RegistryConfig};
 pub use pyro_vmm::engine::EngineChoice;
 use std::ffi::OsString;
@@ -25,4 +26,7 @@ pub struct Config {
     pub engine: EngineChoice,
     /// Mirrors, plain-http hosts and credentials for pulls.
     pub registry: RegistryConfig,
+    /// Where this and its supervisor die, for tests.
+    #[doc(hidden)]
+    pub fault: Option<Fault>,
 }

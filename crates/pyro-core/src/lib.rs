@@ -10,6 +10,8 @@ pub mod config;
 pub mod doctor;
 pub mod environments;
 pub mod exec;
+#[doc(hidden)]
+pub mod faults;
 pub mod guest;
 pub mod guest_bundle;
 pub mod limits;

@@ -33,6 +33,12 @@ pub const OPERATION_LOCK_DEADLINE: Duration = Duration::from_secs(90);
 pub const SEAL_DEADLINE: Duration = Duration::from_secs(60);
 /// Clients of one supervisor at a time; others wait to be let in.
 pub const MAX_CLIENTS: usize = 256;
+/// Detached commands of one workspace at a time: the supervisor holds what is kept of their output.
+pub const DETACHED_COMMANDS: usize = 64;
+/// From the signal that asks a command to end to the kill of all its processes.
+pub const KILL_GRACE: Duration = Duration::from_secs(10);
+/// How long a caller may wait for something to happen, seconds: as long as a workspace may live.
+pub const WAIT_SECONDS: RangeInclusive<u64> = 1..=31_536_000;
 /// How long a supervisor that ends waits for its clients to take its last word.
 pub const CLIENT_LINGER: Duration = Duration::from_secs(2);
 /// Output kept per stream where a result carries it as a value (`--json`). More is cut and said so.

@@ -275,6 +275,7 @@ pub(crate) fn start_request(
         disk,
         state_dir: config.state_dir.clone(),
         life,
+        fault: config.fault.clone(),
     })
 }
 
@@ -338,8 +339,14 @@ impl Link {
         request: &Request,
         within: std::time::Duration,
     ) -> Result<Answer, MachineError> {
+        let asked = timeout(within, self.ask_patiently(request)).await;
+        asked.map_err(|_| MachineError::SupervisorDeadline)?
+    }
+
+    /// The same, however long the answer takes. Only with requests that say so.
+    pub(crate) async fn ask_patiently(&self, request: &Request) -> Result<Answer, MachineError> {
         self.send(request).await?;
-        match receive(&self.socket, within).await?.0 {
+        match received(self.socket.receive().await)?.0 {
             Answer::Failed(problem) => Err(MachineError::Supervisor(problem)),
             answer => Ok(answer),
         }
@@ -350,6 +357,16 @@ impl Link {
         match self.ask(&Request::Stop(how), POWER_OFF_DEADLINE + SUPERVISOR_DEADLINE).await {
             // Gone already, or gone without a word: stopped either way.
             Ok(Answer::Ended(_)) | Err(MachineError::SupervisorLost(_)) => Ok(()),
+            Ok(other) => Err(unexpected(other)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the machine is like; `None` when it has just ended.
+    pub(crate) async fn describe(&self) -> Result<Option<Started>, MachineError> {
+        match self.ask(&Request::Describe, SUPERVISOR_DEADLINE).await {
+            Ok(Answer::Started(started)) => Ok(Some(*started)),
+            Ok(Answer::Ended(_)) | Err(MachineError::SupervisorLost(_)) => Ok(None),
             Ok(other) => Err(unexpected(other)),
             Err(error) => Err(error),
         }
@@ -379,6 +396,7 @@ pub(crate) fn unexpected(answer: Answer) -> MachineError {
         | Answer::Connected
         | Answer::Done
         | Answer::Begun { .. }
+        | Answer::Output { .. }
         | Answer::Snapshotted { .. } => {
             MachineError::SupervisorLost(Some(io::Error::other("it answered another question")))
         }
@@ -389,11 +407,15 @@ async fn receive(
     socket: &PacketSocket,
     within: std::time::Duration,
 ) -> Result<(Answer, Option<OwnedFd>), MachineError> {
-    match timeout(within, socket.receive::<Answer>()).await {
-        Err(_) => Err(MachineError::SupervisorDeadline),
-        Ok(Ok(Some(Packet { message, fd }))) => Ok((message, fd)),
-        Ok(Ok(None)) => Err(MachineError::SupervisorLost(None)),
-        Ok(Err(error)) => Err(MachineError::SupervisorLost(Some(error))),
+    let received_in_time = timeout(within, socket.receive::<Answer>()).await;
+    received(received_in_time.map_err(|_| MachineError::SupervisorDeadline)?)
+}
+
+fn received(packet: io::Result<Option<Packet<Answer>>>) -> Result<(Answer, Option<OwnedFd>), MachineError> {
+    match packet {
+        Ok(Some(Packet { message, fd })) => Ok((message, fd)),
+        Ok(None) => Err(MachineError::SupervisorLost(None)),
+        Err(error) => Err(MachineError::SupervisorLost(Some(error))),
     }
 }
 

@@ -8,9 +8,11 @@
 //! workspaces/WORKSPACE/op.lock        held by whoever changes the workspace's life
 //! workspaces/WORKSPACE/machine.lock   held by its supervisor as long as its machine runs
 //! workspaces/WORKSPACE/control.sock   the supervisor's ear
+//! workspaces/WORKSPACE.gone           the same directory while it is removed
 //! layers.lock                     shared by whoever makes layers, exclusive for who collects garbage
 //! ```
 
+use crate::faults::{self, Fault, FaultPoint};
 use crate::store::{LayerId, Workspace, WorkspaceId};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
@@ -24,11 +26,22 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     root: PathBuf,
+    fault: Option<Fault>,
 }
 
 impl Places {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), fault: None }
+    }
+
+    /// The same for a process that dies at `fault`.
+    pub(crate) fn with_fault(self, fault: Option<Fault>) -> Self {
+        Self { fault, ..self }
+    }
+
+    /// Tells that an operation has come to `point`.
+    pub(crate) fn reach(&self, point: FaultPoint) {
+        faults::reach(self.fault.as_ref(), point);
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -79,6 +92,11 @@ impl Places {
 
     pub(crate) fn workspace(&self, workspace: WorkspaceId) -> PathBuf {
         self.workspaces().join(workspace.to_string())
+    }
+
+    /// Where a workspace's directory is on its way out: nobody can make anything in it any more.
+    pub(crate) fn workspace_aside(&self, workspace: WorkspaceId) -> PathBuf {
+        self.workspaces().join(format!("{workspace}.gone"))
     }
 
     /// The lock of whoever starts, stops, rewinds or deletes the workspace.
@@ -137,9 +155,11 @@ impl FileLock {
             return Ok(Some(lock));
         }
         let path = path.to_owned();
-        // A thread that waits in vain goes on waiting, and lets go at once should it get the lock.
-        let waiting = tokio::task::spawn_blocking(move || Self::take(&path, hold));
-        match tokio::time::timeout(limit, waiting).await {
+        let (taken, wait) = tokio::sync::oneshot::channel();
+        // A thread that waits in vain goes on waiting, and lets go at once should it get the lock. It is
+        // none of the runtime's, whose end would wait for it.
+        std::thread::Builder::new().spawn(move || taken.send(Self::take(&path, hold)))?;
+        match tokio::time::timeout(limit, wait).await {
             Ok(taken) => taken.map_err(io::Error::other)?.map(Some),
             Err(_) => Ok(None),
         }

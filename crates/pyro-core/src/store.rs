@@ -5,8 +5,10 @@
 //! moment (a commit waits for the disk), never for a guest. Time and randomness are arguments.
 //!
 //! The database names files but never touches them. What keeps the two together:
-//! - a file is made before the row that names it, and removed after nothing names it;
-//! - a layer that nothing needs never comes to be needed again, so between [`StateStore::garbage_layers`]
+//! - a file is made before anything needs it, and removed after nothing does. A layer's is announced before
+//!   that, as one that nothing needs, so that it is not forgotten when its maker dies;
+//! - but for those just announced, a layer that nothing needs never comes to be needed again. Makers and
+//!   collectors exclude each other by a lock, so between [`StateStore::garbage_layers`]
 //!   and [`StateStore::forget_layer`] its file can be removed, and both can be repeated after a crash;
 //! - commits that change what exists are on the disk when the call returns (`synchronous=FULL`): with less,
 //!   a power cut could bring back a row that names a file removed since. Only commands, events and activity
@@ -205,4 +207,4 @@ fn wait_for_turn(times: i32) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,7 @@
 
 mod boot;
 mod client;
+mod detached;
 pub mod protocol;
 mod serve;
 mod supervised;

@@ -2,7 +2,7 @@
 //!
 //! Archives are packed and unpacked on blocking threads; a bounded channel joins each to the connection.
 //! Dropping a transfer's future ends its thread, and what the thread had made on the host's disk goes with
-//! it. A process that exits must let its runtime wait for that.
+//! it. A process that exits must wait for that by [`settle`].
 
 mod bridge;
 mod error;
@@ -20,7 +20,7 @@ use std::io::{self, Read};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
 
 pub use error::TransferError;
 pub use export::{Artifact, ExportReport, ExportTarget, Overwrite};
@@ -32,6 +32,15 @@ pub use seed::{SeedFilter, SeedMode, SeedSource};
 const QUEUE_CHUNKS: usize = 8;
 /// Bytes that may follow an archive's end mark: writers fill up their last record.
 const MAX_TRAILING_BYTES: u64 = 1 << 20;
+
+/// Read by each thread that has something unfinished on the host's disk.
+static UNFINISHED: RwLock<()> = RwLock::const_new(());
+
+/// Waits until what dropped transfers of this process have left on the host's disk is gone. Those under way are
+/// waited for as well.
+pub async fn settle() {
+    drop(UNFINISHED.write().await);
+}
 
 /// What a guest's tree may cost the host: more than the largest guest disk holds. Holes are allowed up to
 /// what ext4 gives one file.
@@ -153,8 +162,12 @@ pub async fn pull(
     let first = reader.next().await?;
     let (chunks, queue) = mpsc::channel(QUEUE_CHUNKS);
     let (confirm, confirmed) = oneshot::channel();
-    let unpacking =
-        tokio::task::spawn_blocking(move || unpack(ChunkReader::new(queue), confirmed, &target, &options));
+    let unfinished = UNFINISHED.read().await;
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let unpacked = unpack(ChunkReader::new(queue), confirmed, &target, &options);
+        drop(unfinished);
+        unpacked
+    });
     let received = receive_chunks(&mut reader, first, chunks, progress).await;
     let (failed, guest_skipped) = match received {
         Ok(stats) => {

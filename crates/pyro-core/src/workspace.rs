@@ -9,6 +9,7 @@
 //! its operation lock, and its supervisor holds the machine lock as long as the machine runs. A process that
 //! dies leaves its locks to the kernel and its half-done work to the next call, see [`Pyro::open`].
 
+mod commands;
 mod create;
 mod diff;
 mod disk;
@@ -25,11 +26,14 @@ pub(crate) mod secrets;
 mod snapshots;
 mod sync;
 mod views;
+mod waiting;
 
+pub use commands::{CommandFollow, CommandView, DetachedCommand, KillSignal, NewOutput, WaitedCommand};
 pub use create::{CreatePhase, CreateWorkspace};
 pub use diff::{Diff, DiffEntry, DiffSummary};
 pub use disk::DiskExport;
 pub use error::WorkspaceError;
+pub(crate) use exec::outcome;
 pub use exec::{Captured, ExecFacts, ExecRecord, WorkspaceCommand, WorkspaceExec};
 pub use files::{
     FileChanged, FileContent, FileEntry, FileListing, FileStat, FileWritten, PatchEntry, PatchReport,
@@ -43,6 +47,7 @@ pub use secrets::{SecretSpec, SecretValue};
 pub use snapshots::{Reset, ResetFacts, SnapshotDeleted, SnapshotView};
 pub use sync::{ExportOptions, Exported, SkippedEntry, SyncFacts, Synced};
 pub use views::{LastCommand, SecretFacts, SeedView, WORKSPACE_PATH, WorkspaceView};
+pub use waiting::{Awaited, WaitedWorkspace};
 
 pub use crate::store::WorkspaceId;
 pub use crate::transfer::{LinkPolicy, Overwrite, SeedFilter};
@@ -68,7 +73,7 @@ impl Pyro {
     /// Opens the state directory, which is made where it is missing, and settles what processes that died
     /// have left there.
     pub fn open(config: Config) -> Result<Self, WorkspaceError> {
-        let places = Places::new(&config.state_dir);
+        let places = Places::new(&config.state_dir).with_fault(config.fault.clone());
         create_private_dir(places.root()).map_err(WorkspaceError::state("make", places.root()))?;
         let store = StateStore::open(&places.database())?;
         garbage::recover(&store, &places)?;
@@ -76,8 +81,9 @@ impl Pyro {
     }
 
     /// Removes what an interrupted operation of this process has left, as soon as its machine has ended.
-    /// Without this the next [`Pyro::open`] does it.
+    /// Without this the next [`Pyro::open`] does it, but for unfinished outputs.
     pub async fn settle(&self) -> Result<(), WorkspaceError> {
+        crate::transfer::settle().await;
         garbage::await_machines(&self.store, &self.places).await?;
         garbage::recover(&self.store, &self.places)
     }

@@ -217,7 +217,7 @@ impl Explain for StoreError {
             Self::TopMoved { .. } => tell("workspace_changed", Blame::Caller).with_hint("try again"),
             Self::Layer { .. } => tell("layer_unusable", Blame::Bug),
             Self::NoCommand { id, .. } => tell("no_such_command", Blame::Caller)
-                .with_hint(format!("`pyro workspace logs {id}` shows what there is")),
+                .with_hint(format!("`pyro workspace exec list {id}` shows what there is")),
             Self::CommandEnded { .. } => tell("command_ended", Blame::Caller),
             Self::Damaged(damaged) => damaged.explain(),
         }

@@ -43,7 +43,16 @@ pub(super) const DANGLING: &str = "\
     UNION ALL SELECT 'layer ' || id || ' needs layer ' || parent FROM layers \
         WHERE parent IS NOT NULL AND parent NOT IN (SELECT id FROM layers)";
 
+/// The base of a layer that is announced: whoever puts it on record says which it is.
+const ANNOUNCED: &str = "";
+
 impl StateStore {
+    /// Names a layer whose file is about to be made, so that the file is not forgotten should its maker die:
+    /// until a workspace or a layer needs it, it is garbage. Who collects garbage must be kept from it.
+    pub fn announce_layer(&self, layer: LayerId, now: Millis) -> Result<(), StoreError> {
+        self.write(Durability::System, |tx| insert(tx, layer, None, ANNOUNCED, now))
+    }
+
     /// A layer and all below it, the lowest first.
     pub fn chain(&self, layer: LayerId) -> Result<Vec<LayerRecord>, StoreError> {
         self.read(|tx| {
@@ -161,7 +170,7 @@ impl StateStore {
     }
 }
 
-/// Puts an open layer on record. What it stands on must be alive and sealed.
+/// Puts an open layer on record, announced or not. What it stands on must be alive and sealed.
 pub(super) fn insert(
     tx: &Transaction<'_>,
     layer: LayerId,
@@ -184,8 +193,9 @@ pub(super) fn insert(
     }
     let inserted = tx.execute(
         "INSERT INTO layers (id, parent, base_key, state, created_at) VALUES (?1, ?2, ?3, ?4, ?5) \
-         ON CONFLICT (id) DO NOTHING",
-        params![layer, parent, base_key, LayerState::Open, now],
+         ON CONFLICT (id) DO UPDATE SET parent = excluded.parent, base_key = excluded.base_key, \
+            created_at = excluded.created_at WHERE layers.base_key = ?6 AND excluded.base_key <> ?6",
+        params![layer, parent, base_key, LayerState::Open, now, ANNOUNCED],
     )?;
     match inserted {
         0 => Err(StoreError::Layer { layer, fault: LayerFault::Exists }),

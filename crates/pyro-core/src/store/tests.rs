@@ -14,8 +14,8 @@ use tempfile::TempDir;
 const TTL: Millis = 600_000;
 
 /// A store in a directory of its own.
-struct Fixture {
-    directory: TempDir,
+pub(crate) struct Fixture {
+    pub(crate) directory: TempDir,
     store: StateStore,
 }
 
@@ -28,19 +28,19 @@ impl std::ops::Deref for Fixture {
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = StateStore::open(&directory.path().join("state.db")).unwrap();
         Self { directory, store }
     }
 
     /// Another connection, as another process would have.
-    fn again(&self) -> StateStore {
+    pub(crate) fn again(&self) -> StateStore {
         StateStore::open(self.store.path()).unwrap()
     }
 
     /// A started workspace, whose baseline is `layer(10 * number)` and whose top is one more.
-    fn workspace(&self, number: u8, now: Millis) -> WorkspaceId {
+    pub(crate) fn workspace(&self, number: u8, now: Millis) -> WorkspaceId {
         create(&self.store, new_workspace(number), now).id
     }
 

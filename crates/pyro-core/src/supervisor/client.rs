@@ -1,5 +1,6 @@
 //! One client of a supervisor: its requests in, answers out.
 
+use super::detached::Later;
 use super::protocol::{Answer, Ended, Request};
 use crate::packet::{Packet, PacketSocket};
 use crate::store::CommandKey;
@@ -19,6 +20,8 @@ pub(super) enum Reply {
     Answer(Answer),
     /// [`Answer::Connected`] with its stream.
     Stream(UnixStream),
+    /// One that may take as long as it likes; a client that leaves meanwhile is let go.
+    Later(Later),
     /// Nothing that this machine does: a bug of the client, which is cut off like one that sends garbage.
     Refused,
 }
@@ -53,6 +56,14 @@ async fn serve_requests(socket: &PacketSocket, orders: &mpsc::Sender<Order>, beg
         if let Reply::Answer(Answer::Begun { command }) = &reply {
             begun.push(*command);
         }
+        let reply = match reply {
+            Reply::Later(answer) => tokio::select! {
+                answer = answer => Reply::Answer(answer),
+                // It has left, or asks out of turn.
+                _ = socket.receive::<Request>() => return,
+            },
+            known => known,
+        };
         if send(socket, reply).await.is_err() {
             return;
         }
@@ -63,6 +74,6 @@ async fn send(socket: &PacketSocket, reply: Reply) -> io::Result<()> {
     match reply {
         Reply::Answer(answer) => socket.send(&answer, None).await,
         Reply::Stream(stream) => socket.send(&Answer::Connected, Some(stream.as_fd())).await,
-        Reply::Refused => Err(io::ErrorKind::InvalidInput.into()),
+        Reply::Later(_) | Reply::Refused => Err(io::ErrorKind::InvalidInput.into()),
     }
 }

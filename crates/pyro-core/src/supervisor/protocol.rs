@@ -3,8 +3,10 @@
 //! Both ends come from one build, so the messages carry no version. A descriptor travels with
 //! `Answer::Connected` alone.
 
+use crate::exec::ExecRequest;
+use crate::faults::Fault;
 use crate::problem::Problem;
-use crate::store::CommandKey;
+use crate::store::{CommandKey, CommandOutput};
 use pyro_vmm::engine::EngineChoice;
 use pyro_vmm::{ExitReason, JailReport};
 use serde::{Deserialize, Serialize};
@@ -28,11 +30,56 @@ pub(crate) enum Request {
     /// A workspace's machine: put a command on record that this client is about to run. It counts as lost
     /// when the client leaves without having recorded its end. Answered with `Begun` or `Failed`.
     BeginCommand { command: String, cwd: String },
+    /// A workspace's machine: run a command that outlives this client. Answered with `Begun` when the guest
+    /// has executed it, or `Failed`.
+    RunCommand(Box<RunCommand>),
+    /// A workspace's machine: answered with `Done` when the command does not run any more, however long that
+    /// takes. The client may leave before.
+    WaitCommand { command: CommandKey },
+    /// A workspace's machine: end a command that [`Request::RunCommand`] started: with `signal`, and where
+    /// that does not do it in time, with SIGKILL to all its processes. Answered with `Done` when it does not
+    /// run any more, or `Failed`.
+    KillCommand { command: CommandKey, signal: i32 },
+    /// A workspace's machine: what a command that [`Request::RunCommand`] started has printed beyond `seen`.
+    /// Answered with `Output` when there is something, or with `Done`: nothing now, or where the client has
+    /// patience, nothing ever, for the command does not run any more and the records have all of it.
+    ReadOutput { command: CommandKey, seen: SeenOutput, patience: Patience },
     /// A workspace's machine: seal the disk as it is, as the snapshot `name`; without a name for a fork.
     /// Answered with `Snapshotted` or `Failed`.
     Snapshot { name: Option<String> },
     /// What the machine is like. Answered with `Started`.
     Describe,
+}
+
+/// A command that its supervisor runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RunCommand {
+    /// As a shell would take it, without secrets.
+    pub(crate) command: String,
+    pub(crate) cwd: String,
+    pub(crate) exec: ExecRequest,
+}
+
+/// How long a client waits for output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Patience {
+    None,
+    UntilThereIsMore,
+}
+
+/// How many bytes of a command's output a client has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SeenOutput {
+    pub(crate) stdout: usize,
+    pub(crate) stderr: usize,
+}
+
+impl SeenOutput {
+    /// Whether there is more.
+    pub(crate) fn is_behind(self, output: &CommandOutput) -> bool {
+        self.stdout < output.stdout.len() || self.stderr < output.stderr.len()
+    }
 }
 
 /// How to end a machine.
@@ -60,6 +107,8 @@ pub(crate) struct StartRequest {
     /// Private state of machines.
     pub(crate) state_dir: PathBuf,
     pub(crate) life: Life,
+    /// Where to die, for tests.
+    pub(crate) fault: Option<Fault>,
 }
 
 /// A machine's disk.
@@ -106,6 +155,11 @@ pub(crate) enum Answer {
     Done,
     Begun {
         command: CommandKey,
+    },
+    /// The next bytes, in hexadecimal digits: they need not be text.
+    Output {
+        stdout: String,
+        stderr: String,
     },
     Snapshotted {
         entry_count: u64,

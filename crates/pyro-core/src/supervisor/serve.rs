@@ -3,9 +3,11 @@
 use super::boot::{Happening, Running, StartError, console_text};
 use super::client::{self, Order, Reply};
 use super::protocol::{Answer, EndCause, Ended, Life, Request, StartRequest, Stop};
-use super::supervised::Supervised;
+use super::supervised::{Next, Supervised};
+use crate::faults::{self, Fault, FaultPoint};
 use crate::limits::{CLIENT_LINGER, MAX_CLIENTS, POWER_OFF_DEADLINE};
 use crate::packet::{Packet, PacketSocket};
+use crate::places::Places;
 use crate::problem::{Explain, Problem};
 use crate::store::CommandKey;
 use pyro_vmm::Event;
@@ -36,9 +38,10 @@ async fn serve(socket: OwnedFd) -> io::Result<()> {
     rustix::stdio::dup2_stdin(&null)?;
     // Processes whose parent died come here, so that none is left when this one returns.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let places = Places::new(&request.state_dir).with_fault(request.fault.clone());
     let supervised = match &request.life {
         Life::OneShot { .. } => None,
-        Life::Workspace { id, creating } => match Supervised::open(&request.state_dir, id, *creating).await {
+        Life::Workspace { id, creating } => match Supervised::open(places, id, *creating).await {
             Ok(supervised) => Some(supervised),
             Err(error) => {
                 let _ = client.send(&Answer::Failed(error.explain()), None).await;
@@ -52,7 +55,7 @@ async fn serve(socket: OwnedFd) -> io::Result<()> {
         _ = client.receive::<Request>() => Err(None),
     };
     match booted {
-        Ok(running) => Hub::new(running, supervised, &request.life).run(client).await,
+        Ok(running) => Hub::new(running, supervised, &request).run(client).await,
         Err(problem) => {
             // Said after the machine is gone: a client that hears it finds nothing left.
             reap_descendants();
@@ -95,17 +98,19 @@ struct Hub {
     clients: JoinSet<Vec<CommandKey>>,
     /// Tells every client how the machine ended.
     ended: watch::Sender<Option<Ended>>,
+    fault: Option<Fault>,
 }
 
 impl Hub {
-    fn new(running: Running, supervised: Option<Supervised>, life: &Life) -> Self {
+    fn new(running: Running, supervised: Option<Supervised>, request: &StartRequest) -> Self {
         let (sender, orders) = mpsc::channel(MAX_CLIENTS);
-        let expires = match life {
+        let expires = match &request.life {
             Life::OneShot { ttl_seconds } => Some(Instant::now() + Duration::from_secs(*ttl_seconds)),
             Life::Workspace { .. } => None,
         };
         let ended = watch::channel(None).0;
-        Self { running, supervised, expires, sender, orders, clients: JoinSet::new(), ended }
+        let (clients, fault) = (JoinSet::new(), request.fault.clone());
+        Self { running, supervised, expires, sender, orders, clients, ended, fault }
     }
 
     async fn run(mut self, first: PacketSocket) {
@@ -121,6 +126,7 @@ impl Hub {
         // The machine's processes end before anybody hears of it.
         drop(self.running);
         reap_descendants();
+        faults::reach(self.fault.as_ref(), FaultPoint::StopEnded);
         if let Some(supervised) = self.supervised.take() {
             supervised.end(&ended);
         }
@@ -139,17 +145,21 @@ impl Hub {
         loop {
             let deadline = self.deadline();
             let full = self.clients.len() >= MAX_CLIENTS;
-            let accept = async {
-                match &self.supervised {
-                    Some(supervised) if !full => supervised.accept().await,
-                    _ => std::future::pending().await,
+            let supervised = async {
+                match &mut self.supervised {
+                    Some(supervised) => supervised.next(!full).await,
+                    None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 happening = self.running.watch.next() => if let Some(ended) = ended_by(happening) {
                     return ended;
                 },
-                socket = accept => self.admit(socket),
+                next = supervised => match next {
+                    Next::Client(socket) => self.admit(socket),
+                    // Its time runs on now.
+                    Next::CommandEnded => {}
+                },
                 Some(order) = self.orders.recv() => if let Some(ended) = self.carry_out(order).await {
                     return ended;
                 },
@@ -197,12 +207,10 @@ impl Hub {
             Request::Describe => Reply::Answer(Answer::Started(Box::new(self.running.started.clone()))),
             Request::Stop(how) => return Some(self.stop(how).await),
             Request::Start(_) => Reply::Refused,
-            Request::FinishCreate { .. } | Request::BeginCommand { .. } | Request::Snapshot { .. } => {
-                match &mut self.supervised {
-                    Some(supervised) => supervised.carry_out(request, &mut self.running).await,
-                    None => Reply::Refused,
-                }
-            }
+            request => match &mut self.supervised {
+                Some(supervised) => supervised.carry_out(request, &mut self.running).await,
+                None => Reply::Refused,
+            },
         };
         // A client that left does not want it.
         let _ = reply.send(answer);
@@ -214,6 +222,7 @@ impl Hub {
         if how == Stop::PowerOff {
             // A guest that does not answer in time is killed; what it flushed before is on its disk.
             let _ = tokio::time::timeout(POWER_OFF_DEADLINE, self.running.power_off()).await;
+            faults::reach(self.fault.as_ref(), FaultPoint::StopFlushed);
         }
         plain(EndCause::Stopped)
     }
@@ -240,7 +249,7 @@ fn ended_by(happening: io::Result<Happening>) -> Option<Ended> {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+pub(super) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -3,26 +3,33 @@
 
 use super::boot::{Happening, Running, console_text};
 use super::client::Reply;
-use super::protocol::{Answer, EndCause, Ended, Request};
+use super::detached::{Commands, DetachedError, Later};
+use super::protocol::{Answer, EndCause, Ended, Request, RunCommand};
+use crate::faults::FaultPoint;
 use crate::guest::{self, SecretItem};
 use crate::limits::{MACHINE_LOCK_DEADLINE, SEAL_DEADLINE};
 use crate::packet::{PacketListener, PacketSocket};
 use crate::places::{CONTROL_SOCKET, FileLock, Hold, Places};
 use crate::problem::{Blame, Explain, Problem};
 use crate::store::{
-    CommandKey, CommandOutcome, CommandOutput, Created, Departure, LayerId, NewBaseline, NewCommand,
-    NewSnapshot, StateStore, StoreError, WorkspaceId, WorkspaceState,
+    CommandKey, CommandOutcome, Created, Departure, LayerId, NewBaseline, NewCommand, NewSnapshot,
+    StateStore, StoreError, WorkspaceId, WorkspaceState,
 };
 use crate::workspace::layers::{self, NewLayer};
 use crate::workspace::{garbage, now, secrets};
 use pyro_vmm::Event;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How soon an expiry is tried again that somebody's operation stood in the way of.
 const EXPIRY_RETRY: Duration = Duration::from_secs(5);
+
+/// How long a time to live is trusted without a look at the records, which others change, or at the clock,
+/// which goes on while the host sleeps.
+const EXPIRY_LOOK: Duration = Duration::from_secs(60);
 
 /// How soon a client is let in again after that failed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -68,9 +75,17 @@ impl Explain for SupervisedError {
     }
 }
 
+/// What a workspace brings, beside its machine's own events.
+pub(super) enum Next {
+    Client(PacketSocket),
+    /// A detached command has ended.
+    CommandEnded,
+}
+
 /// A workspace whose machine runs here.
 pub(super) struct Supervised {
-    store: StateStore,
+    store: Arc<StateStore>,
+    commands: Commands,
     places: Places,
     id: WorkspaceId,
     listener: PacketListener,
@@ -85,17 +100,18 @@ pub(super) struct Supervised {
 
 impl Supervised {
     /// Takes the workspace's machine lock and listens.
-    pub(super) async fn open(state_dir: &Path, id: &str, creating: bool) -> Result<Self, SupervisedError> {
+    pub(super) async fn open(places: Places, id: &str, creating: bool) -> Result<Self, SupervisedError> {
         let id: WorkspaceId = id.parse().map_err(|_| SupervisedError::Id(id.to_owned()))?;
-        let places = Places::new(state_dir);
         // A supervisor that is ending lets go in a moment, and so does whoever asks whether there is one.
         let lock =
             FileLock::take_within(&places.machine_lock(id), Hold::Exclusive, MACHINE_LOCK_DEADLINE).await;
         let running = lock.map_err(SupervisedError::Directory)?.ok_or(SupervisedError::Running(id))?;
         let listener = PacketListener::bind(&places.workspace(id), CONTROL_SOCKET);
         let listener = listener.map_err(SupervisedError::Directory)?;
-        let store = StateStore::open(&places.database())?;
+        let store = Arc::new(StateStore::open(&places.database())?);
+        places.reach(FaultPoint::BootLocked);
         Ok(Self {
+            commands: Commands::new(Arc::clone(&store)),
             store,
             places,
             id,
@@ -119,21 +135,20 @@ impl Supervised {
             let agent = running.agent().map_err(|error| failed(error.into()))?;
             guest::install_secrets(agent, &items).await.map_err(|error| failed(error.into()))?;
         }
+        self.places.reach(FaultPoint::BootReady);
         if self.adopted {
             let from = [WorkspaceState::Stopped, WorkspaceState::Started];
             self.store.set_state(self.id, &from, WorkspaceState::Started, None, now())?;
         }
+        self.places.reach(FaultPoint::BootRecorded);
         Ok(())
     }
 
-    /// The next client. Cancel safe.
-    pub(super) async fn accept(&self) -> PacketSocket {
-        loop {
-            match self.listener.accept().await {
-                Ok(socket) => return socket,
-                // A client that left at once, or no descriptors left: clients that end free some.
-                Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
-            }
+    /// What happens next; without `room` no client is let in. Cancel safe.
+    pub(super) async fn next(&mut self, room: bool) -> Next {
+        tokio::select! {
+            socket = accept(&self.listener), if room => Next::Client(socket),
+            () = self.commands.ended() => Next::CommandEnded,
         }
     }
 
@@ -148,12 +163,15 @@ impl Supervised {
 
     /// When the workspace expires, or its expiry is tried again.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.commands.is_busy() {
+            return None;
+        }
         if self.expiry_retry.is_some() {
             return self.expiry_retry;
         }
         let expires = self.store.get(self.id).ok()?.expires_at?;
         let left = u64::try_from(expires.saturating_sub(now())).unwrap_or(0);
-        Some(Instant::now() + Duration::from_millis(left))
+        Some(Instant::now() + Duration::from_millis(left).min(EXPIRY_LOOK))
     }
 
     /// Whether its time is over now. If so nothing else may begin to use it.
@@ -175,17 +193,17 @@ impl Supervised {
 
     /// A client has left: what it began and did not finish is lost, and the workspace's time starts anew.
     pub(super) fn client_left(&mut self, begun: &[CommandKey]) {
-        for command in begun {
-            // Fails where its end is on record, as it mostly is.
-            let lost = CommandOutcome::Lost;
-            let _ = self.store.finish_command(*command, lost, 0, &CommandOutput::default(), now());
-        }
+        self.commands.client_left(begun);
         let _ = self.store.touch(self.id, now());
         self.expiry_retry = None;
     }
 
     /// Records the end of the machine.
-    pub(super) fn end(self, ended: &Ended) {
+    pub(super) fn end(mut self, ended: &Ended) {
+        self.commands.end(match &ended.cause {
+            EndCause::Stopped => CommandOutcome::Killed(None),
+            EndCause::Expired | EndCause::Failed(_) | EndCause::Machine(_) => CommandOutcome::Lost,
+        });
         let reason = match &ended.cause {
             EndCause::Stopped => None,
             EndCause::Expired => {
@@ -210,6 +228,12 @@ impl Supervised {
                 self.finish_create(entry_count, bytes_written, baseline.as_deref(), running).await
             }
             Request::BeginCommand { command, cwd } => self.begin_command(&command, &cwd),
+            Request::RunCommand(command) => return later(self.run_command(*command, running)),
+            Request::WaitCommand { command } => return Reply::Later(self.commands.wait(command)),
+            Request::KillCommand { command, signal } => return later(self.commands.kill(command, signal)),
+            Request::ReadOutput { command, seen, patience } => {
+                return Reply::Later(self.commands.output(command, seen, patience));
+            }
             Request::Snapshot { name } => self.snapshot(name.as_deref(), running).await,
             Request::Start(_) | Request::Connect { .. } | Request::Stop(_) | Request::Describe => {
                 return Reply::Refused;
@@ -220,7 +244,12 @@ impl Supervised {
 
     fn begin_command(&mut self, command: &str, cwd: &str) -> Result<Answer, SupervisedError> {
         let new = NewCommand { command: command.to_owned(), cwd: cwd.to_owned(), detached: false };
-        Ok(Answer::Begun { command: self.store.begin_command(self.id, &new, now())? })
+        Ok(Answer::Begun { command: self.commands.begin(self.id, &new)? })
+    }
+
+    fn run_command(&mut self, command: RunCommand, running: &Running) -> Result<Later, Problem> {
+        let agent = running.agent().map_err(|error| DetachedError::Connect(error).explain())?;
+        self.commands.run(self.id, command, agent)
     }
 
     async fn finish_create(
@@ -256,12 +285,13 @@ impl Supervised {
     ) -> Result<Answer, SupervisedError> {
         let workspace = self.store.get(self.id)?;
         let old_top = workspace.top_layer;
-        let paths: Vec<PathBuf> =
-            self.store.chain(old_top)?.iter().map(|layer| self.places.layer(layer.id)).collect();
         let base = self.places.base_of(&workspace);
-        let (id, top) = (self.id, self.places.layer(old_top));
+        let (id, places, top) = (self.id, self.places.clone(), self.places.layer(old_top));
         let (mut entry_count, mut bytes_written) = (0, 0);
         let record = |store: &StateStore, new_top| {
+            // Nobody merges layers any more until the new one is on record.
+            let chain = store.chain(old_top)?;
+            let paths: Vec<PathBuf> = chain.iter().map(|layer| places.layer(layer.id)).collect();
             (entry_count, bytes_written) = (layers::entries_on(&base, &paths), layers::allocated_bytes(&top));
             let snapshot = name.map(|name| NewSnapshot { name: name.to_owned(), entry_count, bytes_written });
             store.seal_and_push(id, snapshot.as_ref(), old_top, new_top, now())
@@ -277,9 +307,10 @@ impl Supervised {
         running: &mut Running,
         record: impl FnOnce(&StateStore, LayerId) -> Result<(), StoreError>,
     ) -> Result<(), SupervisedError> {
-        let layer = NewLayer::make_file(&self.places).map_err(SupervisedError::Directory)?;
+        let layer = NewLayer::make_file(&self.store, &self.places).map_err(SupervisedError::Directory)?;
         let agent = running.agent().map_err(|error| SupervisedError::Freeze(error.into()))?;
         let frozen = guest::freeze(agent).await.map_err(SupervisedError::Freeze)?;
+        self.places.reach(FaultPoint::SealFrozen);
         if let Err(error) = replace_delta(running, layer.file()).await {
             // Which layer the machine writes to is not known unless it said so.
             if !matches!(error, SupervisedError::Refused(_)) {
@@ -287,13 +318,31 @@ impl Supervised {
             }
             return Err(error);
         }
+        self.places.reach(FaultPoint::SealReplaced);
         if let Err(error) = record(&self.store, layer.id()) {
             // The guest would go on writing to a layer that no record names.
             self.broken = Some(error.to_string());
             return Err(error.into());
         }
         layer.keep();
-        frozen.thaw().await.map(|_| ()).map_err(SupervisedError::Freeze)
+        self.places.reach(FaultPoint::SealRecorded);
+        frozen.thaw().await.map_err(SupervisedError::Freeze)?;
+        self.places.reach(FaultPoint::SealThawed);
+        Ok(())
+    }
+}
+
+fn later(answer: Result<Later, Problem>) -> Reply {
+    answer.map_or_else(|problem| Reply::Answer(Answer::Failed(problem)), Reply::Later)
+}
+
+async fn accept(listener: &PacketListener) -> PacketSocket {
+    loop {
+        match listener.accept().await {
+            Ok(socket) => return socket,
+            // A client that left at once, or no descriptors left: clients that end free some.
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
+        }
     }
 }
 
@@ -320,3 +369,6 @@ async fn replace_delta(running: &mut Running, file: &std::fs::File) -> Result<()
     let waited = tokio::time::timeout(SEAL_DEADLINE, replaced).await;
     waited.unwrap_or_else(|_| Err(SupervisedError::Doubt("the machine did not answer in time".into())))
 }
+
+#[cfg(test)]
+mod tests;

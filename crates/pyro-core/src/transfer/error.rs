@@ -74,6 +74,9 @@ pub enum TransferError {
         /// Where it leads.
         target: String,
     },
+    /// All there is to write is a named pipe.
+    #[error("it is a named pipe, which cannot be copied out")]
+    Pipe,
     /// The guest sent something that is neither a tree nor one entry.
     #[error("the guest sent neither a directory nor a single file")]
     Shapeless,
@@ -115,6 +118,7 @@ impl Explain for TransferError {
             Self::Unpack { source, .. } => explain_unpack(source, self),
             Self::LinkOutside { .. } => Problem::new("link_outside", Blame::Caller, self)
                 .with_hint("export what it leads to, or allow all links"),
+            Self::Pipe => Problem::new("export_kind", Blame::Caller, self),
             Self::Shapeless => Problem::new("guest_protocol", Blame::Guest, self),
             Self::Agent(error) => error.explain(),
             Self::Stopped => Problem::new("transfer_stopped", Blame::Caller, self),

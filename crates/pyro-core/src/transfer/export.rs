@@ -172,7 +172,7 @@ impl Stage {
                         refuse_link(&stats, &path, links)?;
                         Artifact::Symlink
                     }
-                    SingleKind::Other => return Err(TransferError::Shapeless),
+                    SingleKind::Other => return Err(TransferError::Pipe),
                 };
                 self.become_entry(&path)
                     .map_err(|source| TransferError::Output { path: self.target.clone(), source })?;

@@ -5,11 +5,13 @@ use super::origin::{ForkWorkspace, Origin};
 use super::secrets::{self, SecretSpec, SecretText};
 use super::{Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceView, garbage, now};
 use crate::environments::{self, Progress};
+use crate::faults::FaultPoint;
 use crate::limits;
 use crate::machine::{EngineChoice, Link, MachineRequest, unexpected};
 use crate::places::{FileLock, Hold, create_private_dir};
 use crate::store::{
-    self, Departure, NetworkPolicy, NewWorkspace, SecretRecord, Seed, SeedMode, WorkspaceId, names,
+    self, Departure, NetworkPolicy, NewWorkspace, SecretRecord, Seed, SeedMode, WorkspaceId, WorkspaceState,
+    names,
 };
 use crate::supervisor::protocol::{Answer, Request};
 use crate::transfer::{self, SeedFilter, SeedSource};
@@ -212,12 +214,14 @@ impl Pyro {
         let dir = self.places.workspace(id);
         create_private_dir(&dir).map_err(WorkspaceError::state("make", dir))?;
         let held = self.operate(id).await?;
+        self.places.reach(FaultPoint::CreateDirectory);
         let engine = checked.machine.engine;
         let seed = checked.seed.take();
         let made = async {
             self.put_on_record(id, origin, checked, seed.as_ref())?;
             phase(CreatePhase::Boot);
             let link = self.boot(id, engine, true).await?;
+            self.places.reach(FaultPoint::CreateBooted);
             self.fill(id, &link, seed, phase).await
         };
         if let Err(error) = made.await {
@@ -225,7 +229,12 @@ impl Pyro {
             let path = self.places.machine_lock(id);
             let gone = FileLock::take_within(&path, Hold::Shared, limits::MACHINE_LOCK_DEADLINE).await;
             if matches!(gone, Ok(Some(_))) {
-                garbage::remove(&self.store, &self.places, id, Departure::Abandoned)?;
+                // It may be complete, with only the answer lost. Fails where there is no record yet.
+                let from = [WorkspaceState::Creating, WorkspaceState::Started, WorkspaceState::Stopped];
+                let reason = Departure::Abandoned;
+                let _ =
+                    self.store.set_state(id, &from, WorkspaceState::Deleting, Some(reason.as_str()), now());
+                garbage::remove(&self.store, &self.places, id, reason)?;
             }
             return Err(error);
         }
@@ -241,8 +250,6 @@ impl Pyro {
         checked: Checked,
         seed: Option<&SeedSource>,
     ) -> Result<(), WorkspaceError> {
-        secrets::write_all(&self.places, id, &checked.secrets)
-            .map_err(WorkspaceError::state("write secrets in", self.places.secrets(id)))?;
         let layers = match origin.parent {
             Some(parent) => self.store.chain(parent)?,
             None => Vec::new(),
@@ -250,8 +257,9 @@ impl Pyro {
         let parents: Vec<PathBuf> = layers.iter().map(|layer| self.places.layer(layer.id)).collect();
         let kept = self.places.base_image(&origin.base_key);
         let base = if kept.exists() { kept } else { origin.base_rootfs.clone() };
-        let layer = NewLayer::make_delta(&self.places, &base, &parents)
+        let layer = NewLayer::make_delta(&self.store, &self.places, &base, &parents)
             .map_err(WorkspaceError::state("make a layer in", self.places.layers()))?;
+        self.places.reach(FaultPoint::CreateLayer);
         let new = NewWorkspace {
             id,
             seed: seed_of(seed, &origin),
@@ -274,6 +282,11 @@ impl Pyro {
         };
         self.store.begin_create(&new, now())?;
         layer.keep();
+        self.places.reach(FaultPoint::CreateRecorded);
+        // From here on whoever finds it abandoned removes them with it.
+        secrets::write_all(&self.places, id, &checked.secrets)
+            .map_err(WorkspaceError::state("write secrets in", self.places.secrets(id)))?;
+        self.places.reach(FaultPoint::CreateSecrets);
         Ok(())
     }
 
@@ -294,7 +307,10 @@ impl Pyro {
             let operation = Operation::TreeIn { path: WORKSPACE_PATH.to_owned() };
             counts = transfer::push(stream, operation, seed, |_| ()).await?;
         }
+        self.places.reach(FaultPoint::CreateSeeded);
         phase(CreatePhase::Baseline);
+        // Nobody merges away what becomes the baseline.
+        let _keeping = self.keep_layers()?;
         let chain = self.store.chain(workspace.top_layer)?;
         let parent = chain.iter().rev().nth(1).map(|layer| layer.id.to_string());
         let finish = Request::FinishCreate {
@@ -304,7 +320,10 @@ impl Pyro {
             baseline: parent.filter(|_| workspace.seed.mode == SeedMode::Snapshot),
         };
         match link.ask(&finish, limits::SEAL_DEADLINE * 2).await? {
-            Answer::Done => Ok(()),
+            Answer::Done => {
+                self.places.reach(FaultPoint::CreateFinished);
+                Ok(())
+            }
             other => Err(unexpected(other).into()),
         }
     }

@@ -1,13 +1,14 @@
 //! What is different from a snapshot.
 
+use super::disk::Disk;
 use super::files::text_path;
 use super::{Pyro, WORKSPACE_PATH, WorkspaceError};
 use crate::guest::{self, FetchedKind, FileKind, FileTime, GuestPath};
 use crate::limits::DIFF_BYTES;
 use pyro_diff::limits::{MAX_BINARY_BYTES, MAX_TREE_ENTRIES};
 use pyro_diff::{
-    ArtifactType, BaselineTree, Comparison, Difference, EmitLimits, Entry, EntryKind, Ext4, Side, SideKind,
-    Status, Told, emit, emit_omitted,
+    ArtifactType, BaselineTree, Certainty, Comparison, Difference, EmitLimits, Entry, EntryKind, Ext4, Side,
+    SideKind, State, Status, Told, emit, emit_omitted,
 };
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -74,7 +75,7 @@ fn as_text<S: Serializer>(patch: &[u8], serializer: S) -> Result<S::Ok, S::Error
 /// Where the present tree's metadata and contents come from.
 enum Present {
     Running(crate::machine::Link),
-    AtRest(Box<Ext4<super::disk::Disk>>),
+    AtRest(Box<Ext4<Disk>>),
 }
 
 impl Pyro {
@@ -82,13 +83,11 @@ impl Pyro {
     pub async fn diff(&self, address: &str, against: &str) -> Result<Diff, WorkspaceError> {
         let id = self.resolve(address)?;
         let snapshot = self.store.snapshot(id, against)?;
-        let baseline = Ext4::open(self.open_disk(id, snapshot.layer)?)?;
+        let baseline = Ext4::open(self.open_disk(id, Some(&snapshot.name), None)?)?;
         let mut comparison = Comparison::open(&baseline, WORKSPACE_PATH.as_bytes())?;
-        let present = match self.link(id)? {
-            Some(link) => Present::Running(link),
-            None => {
-                Present::AtRest(Box::new(Ext4::open(self.open_disk(id, self.store.get(id)?.top_layer)?)?))
-            }
+        let present = match self.hold_at_rest(id).await? {
+            Some(held) => Present::AtRest(Box::new(Ext4::open(self.open_disk(id, None, Some(held))?)?)),
+            None => Present::Running(self.started(id, "workspace_diff")?),
         };
         present.walk(&mut comparison).await?;
         let differences = comparison.finish();
@@ -96,12 +95,22 @@ impl Pyro {
         for batch in batches(&differences) {
             let contents = present.contents(batch).await?;
             for difference in batch {
+                if is_large_suspect(difference) && present.is_same(&baseline, difference).await? {
+                    continue;
+                }
                 let new = contents.get(&difference.path);
                 report.add(&baseline, difference, new)?;
             }
         }
         Ok(report.finish(id.to_string(), snapshot.name))
     }
+}
+
+/// Whether only contents can tell, and these are too large to be held.
+fn is_large_suspect(difference: &Difference) -> bool {
+    let sizes = difference.old.as_ref().zip(difference.new.as_ref()).map(|(old, new)| (old.size, new.size));
+    difference.certainty == Certainty::Suspected
+        && sizes.is_some_and(|(old, new)| old == new && new > MAX_BINARY_BYTES as u64)
 }
 
 /// Differences whose contents are held at a time.
@@ -191,6 +200,49 @@ impl Present {
     }
 }
 
+/// Bytes of large files that are compared at a time, where the disk is read from outside.
+const COMPARED_BYTES: u64 = 1 << 20;
+
+impl Present {
+    /// Whether a file has the same content as before, compared as it is read.
+    async fn is_same(&self, baseline: &Ext4<Disk>, difference: &Difference) -> Result<bool, WorkspaceError> {
+        let path = [WORKSPACE_PATH.as_bytes(), b"/", &difference.path].concat();
+        let size = difference.new.as_ref().map_or(0, |new| new.size);
+        let mut before = Vec::new();
+        let mut at = 0;
+        match self {
+            Self::Running(link) => {
+                let (root, file) = (GuestPath::from(WORKSPACE_PATH), GuestPath::new(path.as_slice()));
+                let mut reader = guest::file_read(link.agent().await?, &root, &file, 0, size).await?;
+                while let Some(now) = reader.next_chunk().await? {
+                    before.resize(now.len(), 0);
+                    baseline.read_range(&path, at, &mut before)?;
+                    if before != now {
+                        return Ok(false);
+                    }
+                    at += now.len() as u64;
+                }
+            }
+            Self::AtRest(disk) => {
+                let mut now = Vec::new();
+                while at < size {
+                    let len = usize::try_from((size - at).min(COMPARED_BYTES)).expect("a megabyte");
+                    before.resize(len, 0);
+                    now.resize(len, 0);
+                    baseline.read_range(&path, at, &mut before)?;
+                    disk.read_range(&path, at, &mut now)?;
+                    if before != now {
+                        return Ok(false);
+                    }
+                    at += len as u64;
+                }
+            }
+        }
+        // A file that became shorter meanwhile is another one.
+        Ok(at == size)
+    }
+}
+
 fn entry_of(entry: guest::Entry) -> Entry {
     let nanos = |time: FileTime| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     Entry {
@@ -222,13 +274,13 @@ impl Report {
     /// Adds a difference, unless contents clear it. `new` is the present content of a regular file.
     fn add(
         &mut self,
-        baseline: &Ext4<super::disk::Disk>,
+        baseline: &Ext4<Disk>,
         difference: &Difference,
         new: Option<&Vec<u8>>,
     ) -> Result<(), WorkspaceError> {
         let old = old_side(baseline, difference)?;
         let new = match &difference.new {
-            Some(state) => side(state.kind, state.mode, &state.link_target, new.cloned()),
+            Some(state) => side(state, new.cloned()),
             None => Content::Absent,
         };
         let equal = match (&old, &new) {
@@ -316,17 +368,19 @@ impl Content {
     }
 }
 
-fn side(kind: EntryKind, mode: u32, target: &[u8], content: Option<Vec<u8>>) -> Content {
-    let known = |kind, content| Content::Known(Side { kind, mode, content });
-    match (kind, content) {
+fn side(state: &State, content: Option<Vec<u8>>) -> Content {
+    let known = |kind, content| Content::Known(Side { kind, mode: state.mode, content });
+    match (state.kind, content) {
         (EntryKind::File, Some(content)) => known(SideKind::File, content),
-        (EntryKind::File, None) => Content::TooLarge(0o100_000 | mode),
-        (EntryKind::Symlink, _) => known(SideKind::Symlink, target.to_vec()),
+        // What is known to be empty is not read.
+        (EntryKind::File, None) if state.size == 0 => known(SideKind::File, Vec::new()),
+        (EntryKind::File, None) => Content::TooLarge(0o100_000 | state.mode),
+        (EntryKind::Symlink, _) => known(SideKind::Symlink, state.link_target.clone()),
         (EntryKind::Directory | EntryKind::Other, _) => known(SideKind::Other, Vec::new()),
     }
 }
 
-fn old_side(baseline: &Ext4<super::disk::Disk>, difference: &Difference) -> Result<Content, WorkspaceError> {
+fn old_side(baseline: &Ext4<Disk>, difference: &Difference) -> Result<Content, WorkspaceError> {
     let Some(old) = &difference.old else { return Ok(Content::Absent) };
     let wanted = old.kind == EntryKind::File
         && old.size <= MAX_BINARY_BYTES as u64
@@ -338,7 +392,7 @@ fn old_side(baseline: &Ext4<super::disk::Disk>, difference: &Difference) -> Resu
         }
         false => None,
     };
-    Ok(side(old.kind, old.mode, &old.link_target, content))
+    Ok(side(old, content))
 }
 
 fn status(status: Status) -> &'static str {

@@ -3,7 +3,7 @@
 use super::files::{FileContent, FileEntry, FileListing, text_path};
 use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId};
 use crate::limits::{FILE_BYTES, LIST_ENTRIES};
-use crate::store::LayerId;
+use crate::places::FileLock;
 use pyro_diff::ext4::Depth;
 use pyro_diff::{Entry, EntryKind, Ext4, ReadAt};
 use pyro_vmm::block::{self, DiskReader};
@@ -27,18 +27,32 @@ pub struct DiskExport {
 }
 
 /// A stack of layers as one disk.
-pub(super) struct Disk(DiskReader);
+pub(super) struct Disk {
+    reader: DiskReader,
+    /// Keeps machines from writing the top.
+    _held: Option<FileLock>,
+}
 
 impl ReadAt for Disk {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_at(buf, offset)
+        self.reader.read_at(buf, offset)
     }
 }
 
 impl Pyro {
-    /// The disk as the layer `top` and those below it have it.
-    pub(super) fn open_disk(&self, id: WorkspaceId, top: LayerId) -> Result<Disk, WorkspaceError> {
+    /// The disk as it is at a snapshot, or as it lies, which must be `held` then.
+    pub(super) fn open_disk(
+        &self,
+        id: WorkspaceId,
+        snapshot: Option<&str>,
+        held: Option<FileLock>,
+    ) -> Result<Disk, WorkspaceError> {
+        // Which layer that is, is as good as its file only while nobody merges or collects.
         let _opening = self.keep_layers()?;
+        let top = match snapshot {
+            Some(name) => self.store.snapshot(id, name)?.layer,
+            None => self.store.get(id)?.top_layer,
+        };
         let workspace = self.store.get(id)?;
         let base = self.places.base_of(&workspace);
         let open = |path: PathBuf| File::open(&path).map_err(WorkspaceError::state("open", path));
@@ -46,14 +60,14 @@ impl Pyro {
         let layers = chain.iter().map(|layer| open(self.places.layer(layer.id)));
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let reader = DiskReader::open(open(base)?, layers);
-        reader.map(Disk).map_err(|error| WorkspaceError::Disk { id, reason: error.to_string() })
+        let reader = reader.map_err(|error| WorkspaceError::Disk { id, reason: error.to_string() })?;
+        Ok(Disk { reader, _held: held })
     }
 
     /// Copies the whole disk of a stopped workspace into a new raw image, with holes where it is empty.
     pub async fn disk_export(&self, address: &str, output: &Path) -> Result<DiskExport, WorkspaceError> {
         let id = self.resolve(address)?;
-        let _held = self.operate(id).await?;
-        let disk = self.disk_at_rest(id, "workspace_disk_export")?;
+        let disk = self.disk_at_rest(id, "workspace_disk_export").await?;
         if output.symlink_metadata().is_ok() {
             return Err(WorkspaceError::OutputExists(output.to_owned()));
         }
@@ -63,7 +77,7 @@ impl Pyro {
         // Beside its place, so that it appears there whole.
         let image = tempfile::NamedTempFile::new_in(dir).map_err(failed())?;
         let (image, bytes_written) = tokio::task::spawn_blocking(move || {
-            let written = block::export_raw(&disk.0, image.as_file(), |_| ());
+            let written = block::export_raw(&disk.reader, image.as_file(), |_| ());
             written.map(|bytes| (image, bytes))
         })
         .await
@@ -88,7 +102,7 @@ impl Pyro {
     ) -> Result<FileListing, WorkspaceError> {
         let id = self.resolve(address)?;
         let path = disk_path(path)?;
-        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_list")?)?;
+        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_list").await?)?;
         let depth = if recursive { Depth::All } else { Depth::Children };
         let entries = disk.list(&path, depth, LIST_ENTRIES)?;
         Ok(FileListing {
@@ -111,17 +125,16 @@ impl Pyro {
         let id = self.resolve(address)?;
         crate::limits::check("max_bytes", max_bytes, &FILE_BYTES)?;
         let path = disk_path(path)?;
-        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_read")?)?;
+        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_read").await?)?;
         let (bytes, size_bytes) = disk.read_prefix(&path, max_bytes)?;
         Ok(FileContent::new(id, text_path(&path), size_bytes, max_bytes, bytes))
     }
 
-    fn disk_at_rest(&self, id: WorkspaceId, operation: &'static str) -> Result<Disk, WorkspaceError> {
-        if self.link(id)?.is_some() {
-            return Err(WorkspaceError::NotStopped { id, operation });
+    async fn disk_at_rest(&self, id: WorkspaceId, operation: &'static str) -> Result<Disk, WorkspaceError> {
+        match self.hold_at_rest(id).await? {
+            Some(held) => self.open_disk(id, None, Some(held)),
+            None => Err(WorkspaceError::NotStopped { id, operation }),
         }
-        let top = self.store.get(id)?.top_layer;
-        self.open_disk(id, top)
     }
 }
 

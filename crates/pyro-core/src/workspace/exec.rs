@@ -83,6 +83,22 @@ pub struct ExecRecord {
     pub execution_mode: &'static str,
 }
 
+/// A command about to run.
+pub(super) struct Prepared {
+    pub(super) link: Link,
+    pub(super) request: ExecRequest,
+    /// Without its number.
+    pub(super) facts: ExecFacts,
+}
+
+/// What a command's end means for its record.
+pub(crate) fn outcome(exit: &Exit) -> CommandOutcome {
+    match (exit.timed_out, exit.signal) {
+        (false, None) => CommandOutcome::Exited(exit.status()),
+        (true, _) | (false, Some(_)) => CommandOutcome::Killed(Some(exit.status())),
+    }
+}
+
 impl Pyro {
     /// Runs a command. Its output is read, and its input fed, through the two halves.
     pub async fn exec(
@@ -90,27 +106,37 @@ impl Pyro {
         address: &str,
         command: &WorkspaceCommand,
     ) -> Result<(WorkspaceExec<'_>, ExecInput, ExecOutput), WorkspaceError> {
-        let id = self.resolve(address)?;
-        let workspace = self.store.get(id)?;
-        let link = self.started(id, "workspace_exec")?;
-        let request = with_defaults(&workspace, &command.exec);
-        let cwd = request.cwd.clone().unwrap_or_else(|| WORKSPACE_PATH.to_owned());
-        let shown = self.redacted(id, &command.shown_command)?;
-        let begin = Request::BeginCommand { command: shown.clone(), cwd: cwd.clone() };
+        let Prepared { link, request, facts } = self.prepare(address, command)?;
+        let begin = Request::BeginCommand { command: facts.command.clone(), cwd: facts.cwd.clone() };
         let key = match link.ask(&begin, SUPERVISOR_DEADLINE).await? {
             Answer::Begun { command } => command,
             other => return Err(unexpected(other).into()),
         };
         let (input, output) = link.exec(&request).await?;
+        let facts = ExecFacts { sequence: key.sequence, ..facts };
+        Ok((WorkspaceExec { facts, pyro: self, key, link }, input, output))
+    }
+
+    /// A command as its guest will get it, and what is known of it but its number.
+    pub(super) fn prepare(
+        &self,
+        address: &str,
+        command: &WorkspaceCommand,
+    ) -> Result<Prepared, WorkspaceError> {
+        let id = self.resolve(address)?;
+        let workspace = self.store.get(id)?;
+        let link = self.started(id, "workspace_exec")?;
+        let request = with_defaults(&workspace, &command.exec);
+        let cwd = request.cwd.clone().unwrap_or_else(|| WORKSPACE_PATH.to_owned());
         let facts = ExecFacts {
             workspace_id: id.to_string(),
             environment: workspace.environment,
             environment_version: workspace.environment_version,
-            sequence: key.sequence,
+            sequence: 0,
             cwd,
-            command: shown,
+            command: self.redacted(id, &command.shown_command)?,
         };
-        Ok((WorkspaceExec { facts, pyro: self, key, link }, input, output))
+        Ok(Prepared { link, request, facts })
     }
 
     /// `text` without any of the workspace's secrets' values.
@@ -141,10 +167,6 @@ impl WorkspaceExec<'_> {
     /// Puts the command's end on record.
     pub fn finish(self, exit: &Exit, captured: Captured) -> Result<ExecRecord, WorkspaceError> {
         let status = exit.status();
-        let outcome = match (exit.timed_out, exit.signal) {
-            (false, None) => CommandOutcome::Exited(status),
-            (true, _) | (false, Some(_)) => CommandOutcome::Killed(Some(status)),
-        };
         let kept = |bytes: &[u8]| bytes[..bytes.len().min(OUTPUT_BYTES)].to_vec();
         let output = CommandOutput {
             stdout: kept(&captured.stdout),
@@ -152,7 +174,7 @@ impl WorkspaceExec<'_> {
             stdout_truncated: captured.stdout_truncated || captured.stdout.len() > OUTPUT_BYTES,
             stderr_truncated: captured.stderr_truncated || captured.stderr.len() > OUTPUT_BYTES,
         };
-        self.pyro.store.finish_command(self.key, outcome, exit.duration_ms, &output, now())?;
+        self.pyro.store.finish_command(self.key, outcome(exit), exit.duration_ms, &output, now())?;
         let detail = json!({ "sequence": self.key.sequence, "exit_code": status });
         self.pyro.record(self.key.workspace, EventKind::Exec, &detail);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

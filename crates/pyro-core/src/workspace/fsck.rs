@@ -1,9 +1,10 @@
 //! Whether records and files agree, in full.
 
-use super::{Pyro, WorkspaceError, WorkspaceId, garbage};
+use super::{Pyro, WorkspaceError, garbage};
+use crate::limits::MACHINE_LOCK_DEADLINE;
 use crate::places::{FileLock, Hold};
-use crate::store::{Finding, LayerId, Workspace, WorkspaceState};
-use pyro_vmm::block::DiskReader;
+use crate::store::{Finding, LayerId, StoreError, WorkspaceId, WorkspaceState};
+use pyro_vmm::block::{DiskReader, OpenError};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -35,82 +36,66 @@ impl Pyro {
     pub async fn fsck(&self, repair: Repair) -> Result<FsckReport, WorkspaceError> {
         let mut report = FsckReport::default();
         report.problems.extend(self.store.check()?.into_iter().map(describe));
-        let mut known: HashSet<WorkspaceId> = HashSet::new();
-        let mut workspaces: Vec<Workspace> = Vec::new();
-        for workspace in self.store.list()? {
-            match workspace {
-                Ok(workspace) => {
-                    known.insert(workspace.id);
-                    workspaces.push(workspace);
-                }
-                // Its files are its own however its record reads.
-                Err(damaged) => known.extend(damaged.id.parse::<WorkspaceId>()),
-            }
-        }
-        for workspace in &workspaces {
-            if let Err(problem) = self.check_disk(workspace) {
+        for workspace in self.store.list()?.into_iter().flatten() {
+            if let Err(problem) = self.check_disk(workspace.id) {
                 report.problems.push(format!("workspace '{}': {problem}", workspace.id));
             }
         }
-        self.check_layers(repair, &mut report)?;
-        for dir in [self.places.workspaces(), self.places.all_secrets()] {
-            self.check_directories(&dir, &known, repair, &mut report)?;
+        // Who makes a workspace or a layer holds the lock until a record names it. A machine that comes up
+        // takes longer than this waits; then files are left for another time.
+        let path = self.places.layers_lock();
+        let alone = FileLock::take_within(&path, Hold::Exclusive, MACHINE_LOCK_DEADLINE).await;
+        if let Some(_alone) = alone.map_err(WorkspaceError::state("lock", path))? {
+            self.check_files(repair, &mut report)?;
         }
         Ok(report)
     }
 
     /// Opens the disk's layers, which checks that they are there and stand on each other.
-    fn check_disk(&self, workspace: &Workspace) -> Result<(), String> {
-        let chain = self.store.chain(workspace.top_layer).map_err(|error| error.to_string())?;
-        // The top of a running machine is its own; the layers below it never change.
-        let is_running = !garbage::is_free(&self.places.machine_lock(workspace.id));
-        let is_making = workspace.state == WorkspaceState::Creating;
-        let skipped = (is_running || is_making).then_some(workspace.top_layer);
+    fn check_disk(&self, id: WorkspaceId) -> Result<(), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        // Layers stay what they are until they are open.
+        let _opening = self.keep_layers().map_err(|error| text(&error))?;
+        let workspace = match self.store.get(id) {
+            // Deleted meanwhile.
+            Err(StoreError::NoWorkspace(_) | StoreError::Expired(_)) => return Ok(()),
+            workspace => workspace.map_err(|error| text(&error))?,
+        };
+        let chain = self.store.chain(workspace.top_layer).map_err(|error| text(&error))?;
+        // The top of a machine that runs, or is about to, is its own; the layers below it never change.
+        let (mut may_run, _held) = match FileLock::try_take(&self.places.operation_lock(id), Hold::Shared) {
+            Ok(held) => (held.is_none(), held),
+            // Without its directory nothing is about to happen.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (false, None),
+            Err(error) => return Err(text(&error)),
+        };
+        may_run |= !garbage::is_free(&self.places.machine_lock(id));
+        let skipped = (may_run || workspace.state == WorkspaceState::Creating).then_some(workspace.top_layer);
         let layers = chain.iter().filter(|layer| Some(layer.id) != skipped);
         let open = |path: PathBuf| File::open(&path).map_err(|error| format!("{}: {error}", path.display()));
         let layers = layers.map(|layer| open(self.places.layer(layer.id))).collect::<Result<Vec<_>, _>>()?;
-        DiskReader::open(open(self.places.base_of(workspace))?, layers).map_err(|error| error.to_string())?;
-        Ok(())
+        match DiskReader::open(open(self.places.base_of(&workspace))?, layers) {
+            // A machine's last process is about to let go of it.
+            Ok(_) | Err(OpenError::Busy) => Ok(()),
+            Err(error) => Err(text(&error)),
+        }
     }
 
-    fn check_layers(&self, repair: Repair, report: &mut FsckReport) -> Result<(), WorkspaceError> {
-        let path = self.places.layers_lock();
-        let alone =
-            FileLock::try_take(&path, Hold::Exclusive).map_err(WorkspaceError::state("lock", path))?;
-        // Somebody is making a layer that no record names yet.
-        let Some(_alone) = alone else { return Ok(()) };
-        let known: HashSet<LayerId> = self.store.layers()?.iter().map(|layer| layer.id).collect();
+    /// Finds files and directories that no record names. The caller keeps everybody from making any.
+    fn check_files(&self, repair: Repair, report: &mut FsckReport) -> Result<(), WorkspaceError> {
+        let layers: HashSet<LayerId> = self.store.layers()?.iter().map(|layer| layer.id).collect();
         for path in children(&self.places.layers())? {
             let id = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse::<LayerId>().ok());
-            if id.is_none_or(|id| !known.contains(&id)) {
+            if id.is_none_or(|id| !layers.contains(&id)) {
                 settle(&path, repair, report, |path| std::fs::remove_file(path));
             }
         }
-        Ok(())
-    }
-
-    fn check_directories(
-        &self,
-        dir: &Path,
-        known: &HashSet<WorkspaceId>,
-        repair: Repair,
-        report: &mut FsckReport,
-    ) -> Result<(), WorkspaceError> {
-        // Made and removed by whoever holds the workspace's operation lock.
-        for path in children(dir)? {
-            let id: Option<WorkspaceId> =
-                path.file_name().and_then(OsStr::to_str).and_then(|name| name.parse().ok());
-            if id.is_some_and(|id| known.contains(&id)) {
-                continue;
-            }
-            // Whoever makes a workspace holds its lock before its record is there.
-            let held = id.is_some_and(|id| {
-                [self.places.operation_lock(id), self.places.machine_lock(id)]
-                    .iter()
-                    .any(|lock| lock.exists() && !garbage::is_free(lock))
-            });
-            if !held {
-                settle(&path, repair, report, |path| std::fs::remove_dir_all(path));
+        let workspaces = garbage::recorded(&self.store)?;
+        for dir in [self.places.workspaces(), self.places.all_secrets()] {
+            for path in children(&dir)? {
+                if garbage::owner(&path).is_none_or(|id| !workspaces.contains(&id)) {
+                    settle(&path, repair, report, |path| std::fs::remove_dir_all(path));
+                }
             }
         }
         Ok(())

@@ -1,11 +1,14 @@
 //! What a crash or a deletion leaves, and its removal.
 
 use super::{WorkspaceError, now};
+use crate::faults::FaultPoint;
 use crate::limits::MACHINE_LOCK_DEADLINE;
 use crate::places::{FileLock, Hold, Places};
-use crate::store::{Departure, StateStore, StoreError, WorkspaceId, WorkspaceState};
+use crate::store::{Damaged, Departure, StateStore, StoreError, WorkspaceId, WorkspaceState};
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Settles what processes left that died: creations and deletions half done, machines gone without a word,
 /// workspaces whose time is over. Cheap when there is nothing; what somebody is working on is left alone.
@@ -30,7 +33,51 @@ pub(crate) fn recover(store: &StateStore, places: &Places) -> Result<(), Workspa
     if !store.garbage_layers()?.is_empty() {
         collect_layers(store, places)?;
     }
-    Ok(())
+    remove_unrecorded(store, places)
+}
+
+/// Workspaces on record, damaged ones among them as far as they can be told.
+pub(crate) fn recorded(store: &StateStore) -> Result<HashSet<WorkspaceId>, StoreError> {
+    let mut ids = HashSet::new();
+    for found in store.list()? {
+        match found {
+            Ok(workspace) => ids.extend([workspace.id]),
+            // Its files are its own however its record reads.
+            Err(damaged) => ids.extend(damaged.id.parse::<WorkspaceId>()),
+        }
+    }
+    Ok(ids)
+}
+
+/// The workspace whose file or directory this is.
+pub(crate) fn owner(path: &Path) -> Option<WorkspaceId> {
+    path.file_stem().and_then(OsStr::to_str)?.parse().ok()
+}
+
+/// Removes directories of workspaces whose creator died before there was a record. They hold locks alone.
+fn remove_unrecorded(store: &StateStore, places: &Places) -> Result<(), WorkspaceError> {
+    let unrecorded = || -> Result<Vec<PathBuf>, StoreError> {
+        let is_nameless = |found: &Result<_, Damaged>| {
+            found.as_ref().is_err_and(|damaged| damaged.id.parse::<WorkspaceId>().is_err())
+        };
+        // Which directory is that one's cannot be told.
+        if store.list()?.iter().any(is_nameless) {
+            return Ok(Vec::new());
+        }
+        let Ok(entries) = std::fs::read_dir(places.workspaces()) else { return Ok(Vec::new()) };
+        let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        let recorded = recorded(store)?;
+        let is_unrecorded = |path: &PathBuf| owner(path).is_some_and(|id| !recorded.contains(&id));
+        Ok(paths.into_iter().filter(is_unrecorded).collect())
+    };
+    if unrecorded()?.is_empty() {
+        return Ok(());
+    }
+    // Whoever makes a workspace keeps layers until its record is there.
+    let path = places.layers_lock();
+    let lock = FileLock::try_take(&path, Hold::Exclusive).map_err(WorkspaceError::state("lock", path))?;
+    let Some(_alone) = lock else { return Ok(()) };
+    unrecorded()?.iter().try_for_each(|path| remove_tree(path))
 }
 
 /// Waits for the machines of creations that nobody goes on with: they end when their creator is gone.
@@ -56,48 +103,63 @@ fn remove_abandoned(
     id: WorkspaceId,
     reason: Departure,
 ) -> Result<(), WorkspaceError> {
-    let Some(_held) = try_operation(places, id)? else { return Ok(()) };
-    // A machine that was booting for it ends with its client, which is gone.
-    if is_free(&places.machine_lock(id)) {
-        remove(store, places, id, reason)?;
-    }
-    Ok(())
+    alone(places, id, || match is_free(&places.machine_lock(id)) {
+        true => remove(store, places, id, reason),
+        // A machine that was booting for it ends with its client, which is gone.
+        false => Ok(()),
+    })
 }
 
 /// Notes that a machine is gone whose supervisor could not.
-fn settle_machine(store: &StateStore, places: &Places, id: WorkspaceId) -> Result<(), WorkspaceError> {
+pub(crate) fn settle_machine(
+    store: &StateStore,
+    places: &Places,
+    id: WorkspaceId,
+) -> Result<(), WorkspaceError> {
+    match is_free(&places.machine_lock(id)) {
+        true => alone(places, id, || note_end(store, places, id)),
+        false => Ok(()),
+    }
+}
+
+/// The same for a caller that holds the operation lock.
+pub(crate) fn note_end(store: &StateStore, places: &Places, id: WorkspaceId) -> Result<(), WorkspaceError> {
     if !is_free(&places.machine_lock(id)) {
         return Ok(());
     }
-    let Some(_held) = try_operation(places, id)? else { return Ok(()) };
-    if is_free(&places.machine_lock(id)) {
-        let reason = "its supervisor ended unexpectedly";
-        match store.set_state(id, &[WorkspaceState::Started], WorkspaceState::Stopped, Some(reason), now()) {
-            Ok(()) | Err(StoreError::Conflict { .. } | StoreError::NoWorkspace(_)) => {}
-            Err(error) => return Err(error.into()),
+    let reason = "its supervisor ended unexpectedly";
+    match store.set_state(id, &[WorkspaceState::Started], WorkspaceState::Stopped, Some(reason), now()) {
+        Ok(()) | Err(StoreError::Conflict { .. } | StoreError::NoWorkspace(_) | StoreError::Expired(_)) => {
+            Ok(())
         }
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
 fn expire(store: &StateStore, places: &Places, id: WorkspaceId) -> Result<(), WorkspaceError> {
-    let Some(_held) = try_operation(places, id)? else { return Ok(()) };
-    if store.begin_expiry(id, now())? {
-        remove(store, places, id, Departure::Expired)?;
-    }
-    Ok(())
+    alone(places, id, || {
+        if store.begin_expiry(id, now())? {
+            places.reach(FaultPoint::ExpiryMarked);
+            remove(store, places, id, Departure::Expired)?;
+        }
+        Ok(())
+    })
 }
 
-fn try_operation(places: &Places, id: WorkspaceId) -> Result<Option<FileLock>, WorkspaceError> {
+/// Does `work` with the workspace's operation lock held, or not at all when somebody else holds it.
+fn alone(
+    places: &Places,
+    id: WorkspaceId,
+    work: impl FnOnce() -> Result<(), WorkspaceError>,
+) -> Result<(), WorkspaceError> {
     let path = places.operation_lock(id);
     match FileLock::try_take(&path, Hold::Exclusive) {
-        // Its directory is removed last, just before its record.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            crate::places::create_private_dir(&places.workspace(id))
-                .map_err(WorkspaceError::state("make", places.workspace(id)))?;
-            FileLock::try_take(&path, Hold::Exclusive).map_err(WorkspaceError::state("lock", path))
-        }
-        taken => taken.map_err(WorkspaceError::state("lock", path)),
+        Ok(Some(_held)) => work(),
+        Ok(None) => Ok(()),
+        // Its directory goes last, just before its record, and nobody begins anything without it. Several
+        // may go on from there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => work(),
+        Err(error) => Err(WorkspaceError::state("lock", path)(error)),
     }
 }
 
@@ -117,16 +179,32 @@ pub(crate) fn remove(
     id: WorkspaceId,
     reason: Departure,
 ) -> Result<(), WorkspaceError> {
-    for dir in [places.secrets(id), places.workspace(id)] {
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(WorkspaceError::state("remove", dir)(error));
-            }
-            _ => {}
+    remove_tree(&places.secrets(id))?;
+    places.reach(FaultPoint::RemoveSecrets);
+    // Under its own name others would go on making locks in it.
+    let (dir, aside) = (places.workspace(id), places.workspace_aside(id));
+    remove_tree(&aside)?;
+    match std::fs::rename(&dir, &aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(WorkspaceError::state("remove", dir)(error));
         }
+        _ => {}
     }
+    places.reach(FaultPoint::RemoveAside);
+    remove_tree(&aside)?;
+    places.reach(FaultPoint::RemoveDirectory);
     store.delete(id, reason, now())?;
+    places.reach(FaultPoint::RemoveForgotten);
     collect_layers(store, places)
+}
+
+fn remove_tree(dir: &Path) -> Result<(), WorkspaceError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(WorkspaceError::state("remove", dir)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes layers that nothing needs: the file first, then the record, so that no file is ever forgotten.
@@ -142,7 +220,9 @@ pub(crate) fn collect_layers(store: &StateStore, places: &Places) -> Result<(), 
                 return Err(WorkspaceError::state("remove", path)(error));
             }
             _ => {
+                places.reach(FaultPoint::CollectRemoved);
                 store.forget_layer(layer)?;
+                places.reach(FaultPoint::CollectForgotten);
             }
         }
     }
@@ -161,4 +241,55 @@ fn collect_bases(store: &StateStore, places: &Places) -> Result<(), WorkspaceErr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_removal_is_not_disturbed_by_others_who_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path());
+        let store = StateStore::open(&places.database()).unwrap();
+        let is_over = AtomicBool::new(false);
+        let id = |number: u8| WorkspaceId::from_bytes([number; 6]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    for number in 0..u8::MAX {
+                        // Finds it taken, free, or gone.
+                        let _ = FileLock::try_take(&places.operation_lock(id(number)), Hold::Shared);
+                    }
+                }
+            });
+            let removed: Vec<_> = (0..u8::MAX)
+                .map(|number| {
+                    crate::places::create_private_dir(&places.workspace(id(number))).unwrap();
+                    let lock = places.operation_lock(id(number));
+                    let _held = FileLock::take(&lock, Hold::Exclusive).unwrap();
+                    remove(&store, &places, id(number), Departure::Deleted)
+                })
+                .collect();
+            is_over.store(true, Ordering::Relaxed);
+            removed.into_iter().for_each(|removed| removed.unwrap());
+        });
+        assert_eq!(std::fs::read_dir(places.workspaces()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn directories_without_a_record_go_once_nobody_makes_a_workspace() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path());
+        let store = StateStore::open(&places.database()).unwrap();
+        let stray = places.workspace(WorkspaceId::from_bytes([1; 6]));
+        crate::places::create_private_dir(&stray).unwrap();
+        let making = FileLock::take(&places.layers_lock(), Hold::Shared).unwrap();
+        recover(&store, &places).unwrap();
+        assert!(stray.exists());
+        drop(making);
+        recover(&store, &places).unwrap();
+        assert!(!stray.exists());
+    }
 }

@@ -1,6 +1,7 @@
 //! Files of disk layers: made before a record names them, removed after none does.
 
 use super::{WorkspaceError, garbage, now};
+use crate::faults::FaultPoint;
 use crate::places::{FileLock, Hold, Places, create_private_dir};
 use crate::store::{LayerId, StateStore};
 use pyro_vmm::block::{self, DiskReader};
@@ -8,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A layer's file that no record names yet. Dropped without [`NewLayer::keep`] it is removed.
+/// A layer's file that nothing needs yet. Dropped without [`NewLayer::keep`] it is removed.
 #[derive(Debug)]
 pub(crate) struct NewLayer {
     id: LayerId,
@@ -21,24 +22,32 @@ pub(crate) struct NewLayer {
 
 impl NewLayer {
     /// Makes an empty file; the machine gives it its form.
-    pub(crate) fn make_file(places: &Places) -> io::Result<Self> {
-        Self::make_file_under(places, FileLock::take(&places.layers_lock(), Hold::Shared)?)
+    pub(crate) fn make_file(store: &StateStore, places: &Places) -> io::Result<Self> {
+        Self::make_file_under(store, places, FileLock::take(&places.layers_lock(), Hold::Shared)?)
     }
 
     /// The same for a caller that holds the lock already.
-    fn make_file_under(places: &Places, making: FileLock) -> io::Result<Self> {
+    fn make_file_under(store: &StateStore, places: &Places, making: FileLock) -> io::Result<Self> {
         create_private_dir(&places.layers())?;
         let id = LayerId::from_bytes(random()?);
         let path = places.layer(id);
+        store.announce_layer(id, now()).map_err(io::Error::other)?;
+        places.reach(FaultPoint::LayerAnnounced);
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
         // Its name is durable before a record has it.
         File::open(places.layers())?.sync_all()?;
+        places.reach(FaultPoint::LayerMade);
         Ok(Self { id, path, file, kept: false, _making: making })
     }
 
     /// Makes an empty delta over `base` and the sealed `parents`, bottom first.
-    pub(crate) fn make_delta(places: &Places, base: &Path, parents: &[PathBuf]) -> io::Result<Self> {
-        let layer = Self::make_file(places)?;
+    pub(crate) fn make_delta(
+        store: &StateStore,
+        places: &Places,
+        base: &Path,
+        parents: &[PathBuf],
+    ) -> io::Result<Self> {
+        let layer = Self::make_file(store, places)?;
         let parent = parents.last().map(File::open).transpose()?;
         let size_bytes = File::open(base)?.metadata()?.len();
         block::create_delta(&layer.file, parent.as_ref(), size_bytes).map_err(io::Error::other)?;
@@ -63,7 +72,7 @@ impl NewLayer {
 impl Drop for NewLayer {
     fn drop(&mut self) {
         if !self.kept {
-            // What stays is garbage that no record names; `pyro fsck` collects it.
+            // The announcement stays, and whatever else does, for the next who collects garbage.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -78,11 +87,13 @@ pub(crate) fn merge(store: &StateStore, places: &Places) -> Result<(), Workspace
         let (Some(alone), Some((lower, upper))) = (lock, store.mergeable_layers()?.into_iter().next()) else {
             return Ok(());
         };
-        let merged = NewLayer::make_file_under(places, alone).map_err(failed())?;
+        let merged = NewLayer::make_file_under(store, places, alone).map_err(failed())?;
         let open = |id| File::open(places.layer(id)).map_err(failed());
         block::merge(&open(lower)?, &open(upper)?, &merged.file)
             .map_err(|error| failed()(io::Error::other(error)))?;
+        places.reach(FaultPoint::MergeWritten);
         store.replace_layers(lower, upper, merged.id, now())?;
+        places.reach(FaultPoint::MergeRecorded);
         merged.keep();
         garbage::collect_layers(store, places)?;
     }

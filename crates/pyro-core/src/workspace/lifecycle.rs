@@ -1,9 +1,10 @@
 //! Starting, stopping, renaming and deleting.
 
 use super::{Pyro, WorkspaceError, WorkspaceView, garbage};
-use crate::limits::OPERATION_LOCK_DEADLINE;
+use crate::faults::FaultPoint;
+use crate::limits::{MACHINE_LOCK_DEADLINE, OPERATION_LOCK_DEADLINE};
 use crate::machine::{self, EngineChoice, Link, MachineRequest};
-use crate::places::{FileLock, Hold};
+use crate::places::{FileLock, Hold, create_private_dir};
 use crate::store::{self, Departure, NameChange, WorkspaceId, WorkspaceState, WorkspaceUpdate};
 use crate::supervisor::protocol::{DiskRequest, LayerFiles, Life, Stop};
 use std::io;
@@ -38,8 +39,13 @@ impl Pyro {
     pub async fn start(&self, address: &str) -> Result<WorkspaceView, WorkspaceError> {
         let id = self.resolve(address)?;
         let _held = self.operate(id).await?;
-        if self.link(id)?.is_none() {
+        let is_running = match self.link(id)? {
+            Some(link) => link.describe().await?.is_some(),
+            None => false,
+        };
+        if !is_running {
             self.boot(id, None, false).await?;
+            self.places.reach(FaultPoint::StartBooted);
             self.record(id, store::EventKind::Start, &serde_json::json!({}));
         }
         self.view(id)
@@ -51,6 +57,12 @@ impl Pyro {
         let _held = self.operate(id).await?;
         if let Some(link) = self.link(id)? {
             link.stop(Stop::PowerOff).await?;
+            // A supervisor that was killed meanwhile has not said so.
+            let path = self.places.machine_lock(id);
+            let gone = FileLock::take_within(&path, Hold::Shared, MACHINE_LOCK_DEADLINE).await;
+            gone.map_err(WorkspaceError::state("lock", path))?;
+            garbage::note_end(&self.store, &self.places, id)?;
+            self.places.reach(FaultPoint::StopAnswered);
             self.record(id, store::EventKind::Stop, &serde_json::json!({}));
         }
         self.view(id)
@@ -63,24 +75,51 @@ impl Pyro {
         if let Some(link) = self.link(id)? {
             link.stop(Stop::Kill).await?;
         }
+        self.places.reach(FaultPoint::DeleteStopped);
         let from = [WorkspaceState::Started, WorkspaceState::Stopped, WorkspaceState::Deleting];
         self.store.set_state(id, &from, WorkspaceState::Deleting, None, super::now())?;
+        self.places.reach(FaultPoint::DeleteMarked);
         garbage::remove(&self.store, &self.places, id, Departure::Deleted)?;
         Ok(id)
     }
 
     /// Keeps everybody else from changing the workspace's life until the lock is dropped.
     pub(super) async fn operate(&self, id: WorkspaceId) -> Result<FileLock, WorkspaceError> {
-        let path = self.places.operation_lock(id);
-        match FileLock::take_within(&path, Hold::Exclusive, OPERATION_LOCK_DEADLINE).await {
-            Ok(Some(lock)) => Ok(lock),
-            Ok(None) => Err(WorkspaceError::Busy(id)),
-            // Deleted since it was looked up.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(store::StoreError::NoWorkspace(id.to_string()).into())
-            }
-            Err(error) => Err(WorkspaceError::state("lock", path)(error)),
+        self.hold(id, Hold::Exclusive).await
+    }
+
+    /// Keeps a workspace as it is while its disk is read from outside; `None` where its machine runs.
+    pub(super) async fn hold_at_rest(&self, id: WorkspaceId) -> Result<Option<FileLock>, WorkspaceError> {
+        if self.link(id)?.is_some() {
+            return Ok(None);
         }
+        let held = self.hold(id, Hold::Shared).await?;
+        // Whoever held it before may have started the machine.
+        if self.link(id)?.is_some() {
+            return Ok(None);
+        }
+        self.await_top(id, Hold::Shared).await?;
+        Ok(Some(held))
+    }
+
+    async fn hold(&self, id: WorkspaceId, hold: Hold) -> Result<FileLock, WorkspaceError> {
+        let path = self.places.operation_lock(id);
+        let take = || FileLock::take_within(&path, hold, OPERATION_LOCK_DEADLINE);
+        let mut taken = take().await;
+        if taken.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            match self.store.get(id)?.state {
+                // Its directory has gone, which holds nothing that cannot be made again.
+                WorkspaceState::Started | WorkspaceState::Stopped => {
+                    let dir = self.places.workspace(id);
+                    create_private_dir(&dir).map_err(WorkspaceError::state("make", dir))?;
+                    taken = take().await;
+                }
+                WorkspaceState::Creating | WorkspaceState::Deleting => {
+                    return Err(store::StoreError::NoWorkspace(id.to_string()).into());
+                }
+            }
+        }
+        taken.map_err(WorkspaceError::state("lock", path))?.ok_or(WorkspaceError::Busy(id))
     }
 
     /// A connection to the workspace's supervisor, where there is one.
@@ -101,7 +140,7 @@ impl Pyro {
         engine: Option<EngineChoice>,
         creating: bool,
     ) -> Result<Link, WorkspaceError> {
-        self.settle_top(id)?;
+        self.settle_top(id).await?;
         // Layers stay as they are until the machine has opened them.
         let _opening = self.keep_layers()?;
         let workspace = self.store.get(id)?;

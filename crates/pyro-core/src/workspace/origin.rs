@@ -2,6 +2,7 @@
 
 use super::{CreatePhase, Pyro, WorkspaceError, WorkspaceView, create};
 use crate::environments::Installed;
+use crate::faults::FaultPoint;
 use crate::places::{FileLock, Hold, create_private_dir};
 use crate::store::{EventKind, ImageDefaults, LayerId, Workspace};
 use std::fs;
@@ -51,8 +52,10 @@ impl Pyro {
         };
         let secrets = super::secrets::read_all(&self.places, id)
             .map_err(WorkspaceError::state("read secrets in", self.places.secrets(id)))?;
+        self.places.reach(FaultPoint::ForkSealed);
         let checked = create::Checked::like(&source, request, secrets)?;
         let view = self.make(origin, checked, &|_: CreatePhase| ()).await?;
+        self.places.reach(FaultPoint::ForkMade);
         self.record(id, EventKind::Fork, &serde_json::json!({ "fork": view.workspace_id }));
         Ok(view)
     }

@@ -2,7 +2,7 @@
 
 use super::views::seconds;
 use super::{EXECUTION_MODE, Pyro, WorkspaceError};
-use crate::store::{CommandRecord, CommandState, EventKind};
+use crate::store::{CommandOutput, CommandRecord, CommandState, EventKind};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -106,21 +106,7 @@ impl Pyro {
         let mut entries = Vec::new();
         for command in self.store.commands(id)? {
             let output = self.store.output(command.key)?;
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            entries.push(LogEntry {
-                sequence: command.key.sequence,
-                command: command.command,
-                cwd: command.cwd,
-                state: command.state.as_str(),
-                exit_code: command.exit_code,
-                duration_ms: command.duration_ms,
-                execution_mode: EXECUTION_MODE,
-                recorded_at: seconds(command.started_at),
-                stdout: text(&output.stdout),
-                stdout_truncated: output.stdout_truncated,
-                stderr: text(&output.stderr),
-                stderr_truncated: output.stderr_truncated,
-            });
+            entries.push(log_entry(command, &output));
         }
         Ok(entries)
     }
@@ -153,6 +139,25 @@ impl Pyro {
             events: last(events),
             event_counts,
         })
+    }
+}
+
+/// A command and what it printed.
+pub(super) fn log_entry(command: CommandRecord, output: &CommandOutput) -> LogEntry {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    LogEntry {
+        sequence: command.key.sequence,
+        command: command.command,
+        cwd: command.cwd,
+        state: command.state.as_str(),
+        exit_code: command.exit_code,
+        duration_ms: command.duration_ms,
+        execution_mode: EXECUTION_MODE,
+        recorded_at: seconds(command.started_at),
+        stdout: text(&output.stdout),
+        stdout_truncated: output.stdout_truncated,
+        stderr: text(&output.stderr),
+        stderr_truncated: output.stderr_truncated,
     }
 }
 

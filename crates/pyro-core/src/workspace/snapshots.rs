@@ -3,8 +3,10 @@
 use super::layers::{self, NewLayer};
 use super::views::seconds;
 use super::{Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, WorkspaceView, garbage, now};
-use crate::limits::SEAL_DEADLINE;
+use crate::faults::FaultPoint;
+use crate::limits::{MACHINE_LOCK_DEADLINE, SEAL_DEADLINE};
 use crate::machine::unexpected;
+use crate::places::{FileLock, Hold};
 use crate::store::{
     CHAIN_LAYERS, EventKind, LayerFault, NewSnapshot, SnapshotKind, SnapshotRecord, StoreError,
 };
@@ -96,6 +98,7 @@ impl Pyro {
         let id = self.resolve(address)?;
         let _held = self.operate(id).await?;
         let deleted = self.store.delete_snapshot(id, name, now())?;
+        self.places.reach(FaultPoint::SnapshotForgotten);
         garbage::collect_layers(&self.store, &self.places)?;
         layers::merge(&self.store, &self.places)?;
         self.record(id, EventKind::SnapshotDelete, &json!({ "snapshot_name": deleted.name }));
@@ -107,20 +110,30 @@ impl Pyro {
     pub async fn reset(&self, address: &str, snapshot: &str) -> Result<Reset, WorkspaceError> {
         let id = self.resolve(address)?;
         let _held = self.operate(id).await?;
-        let snapshot = self.store.snapshot(id, snapshot)?;
+        // Nothing is stopped for a snapshot that is not there.
+        self.store.snapshot(id, snapshot)?;
         let workspace = self.store.get(id)?;
         if let Some(link) = self.link(id)? {
             link.stop(Stop::Kill).await?;
         }
+        self.places.reach(FaultPoint::ResetStopped);
+        // Others who delete snapshots may merge its layer into another one until here.
+        let keeping = self.keep_layers()?;
+        let snapshot = self.store.snapshot(id, snapshot)?;
         let base = self.places.base_of(&workspace);
         let parents: Vec<_> =
             self.store.chain(snapshot.layer)?.iter().map(|layer| self.places.layer(layer.id)).collect();
-        let top = NewLayer::make_delta(&self.places, &base, &parents)
+        let top = NewLayer::make_delta(&self.store, &self.places, &base, &parents)
             .map_err(WorkspaceError::state("make a layer in", self.places.layers()))?;
+        self.places.reach(FaultPoint::ResetLayer);
         self.store.reset(&snapshot, top.id(), now())?;
         top.keep();
+        drop(keeping);
+        self.places.reach(FaultPoint::ResetRecorded);
         garbage::collect_layers(&self.store, &self.places)?;
+        self.places.reach(FaultPoint::ResetCollected);
         self.boot(id, None, false).await?;
+        self.places.reach(FaultPoint::ResetBooted);
         Ok(Reset {
             workspace: self.view(id)?,
             workspace_reset: ResetFacts {
@@ -135,7 +148,10 @@ impl Pyro {
 
     /// Seals the top of the disk, as a snapshot where `name` is given. The caller holds the operation lock.
     pub(super) async fn seal(&self, id: WorkspaceId, name: Option<&str>) -> Result<(), WorkspaceError> {
-        let Some(link) = self.link(id)? else { return self.seal_at_rest(id, name) };
+        let Some(link) = self.link(id)? else {
+            self.await_top(id, Hold::Exclusive).await?;
+            return self.seal_at_rest(id, name);
+        };
         let request = Request::Snapshot { name: name.map(str::to_owned) };
         match link.ask(&request, SEAL_DEADLINE * 2).await? {
             Answer::Snapshotted { .. } => Ok(()),
@@ -146,6 +162,7 @@ impl Pyro {
     /// The same where no machine runs.
     fn seal_at_rest(&self, id: WorkspaceId, name: Option<&str>) -> Result<(), WorkspaceError> {
         let failed = || WorkspaceError::state("seal a layer in", self.places.layers());
+        let _keeping = self.keep_layers()?;
         let workspace = self.store.get(id)?;
         let old_top = workspace.top_layer;
         let path = self.places.layer(old_top);
@@ -154,10 +171,12 @@ impl Pyro {
         }
         let open = || File::options().read(true).write(true).open(&path);
         block::seal(&open().map_err(failed())?).map_err(|error| failed()(std::io::Error::other(error)))?;
+        self.places.reach(FaultPoint::RestSealed);
         let base = self.places.base_of(&workspace);
         let parents: Vec<_> =
             self.store.chain(old_top)?.iter().map(|layer| self.places.layer(layer.id)).collect();
-        let top = NewLayer::make_delta(&self.places, &base, &parents).map_err(failed())?;
+        let top = NewLayer::make_delta(&self.store, &self.places, &base, &parents).map_err(failed())?;
+        self.places.reach(FaultPoint::RestLayer);
         let snapshot = name.map(|name| NewSnapshot {
             name: name.to_owned(),
             entry_count: layers::entries_on(&base, &parents),
@@ -165,12 +184,24 @@ impl Pyro {
         });
         self.store.seal_and_push(id, snapshot.as_ref(), old_top, top.id(), now())?;
         top.keep();
+        self.places.reach(FaultPoint::RestRecorded);
         Ok(())
+    }
+
+    /// Waits for the last processes of a machine whose supervisor was killed, which use the top of its disk.
+    /// Where they are not gone in time, it is found in use. The caller holds the operation lock.
+    pub(super) async fn await_top(&self, id: WorkspaceId, hold: Hold) -> Result<(), WorkspaceError> {
+        let path = self.places.layer(self.store.get(id)?.top_layer);
+        // Taking a lock would make a file that is missing.
+        File::open(&path).map_err(WorkspaceError::state("open", &path))?;
+        let waited = FileLock::take_within(&path, hold, MACHINE_LOCK_DEADLINE).await;
+        waited.map(|_| ()).map_err(WorkspaceError::state("lock", path))
     }
 
     /// Goes on over a top that was sealed when its successor could not be put on record any more: whoever
     /// sealed it died at that moment.
-    pub(super) fn settle_top(&self, id: WorkspaceId) -> Result<(), WorkspaceError> {
+    pub(super) async fn settle_top(&self, id: WorkspaceId) -> Result<(), WorkspaceError> {
+        self.await_top(id, Hold::Exclusive).await?;
         let workspace = self.store.get(id)?;
         let path = self.places.layer(workspace.top_layer);
         let facts = block::inspect(&File::open(&path).map_err(WorkspaceError::state("open", &path))?);

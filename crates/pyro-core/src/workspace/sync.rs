@@ -1,6 +1,7 @@
 //! Trees to and from a running workspace.
 
 use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, files};
+use crate::faults::FaultPoint;
 use crate::store::EventKind;
 use crate::transfer::{
     self, ExportTarget, LinkPolicy, Overwrite, PullOptions, SeedFilter, SeedSource, SkipReason,
@@ -96,7 +97,11 @@ impl Pyro {
             root: GuestPath::from(WORKSPACE_PATH),
             path: GuestPath::from(destination.as_str()),
         };
-        let stats = transfer::push(link.agent().await?, operation, seed, |_| ()).await?;
+        let stream = link.agent().await?;
+        self.places.reach(FaultPoint::SyncConnected);
+        let sending = |_| self.places.reach(FaultPoint::SyncSending);
+        let stats = transfer::push(stream, operation, seed, sending).await?;
+        self.places.reach(FaultPoint::SyncMerged);
         let workspace_sync = SyncFacts {
             mode,
             source_path: source.to_owned(),

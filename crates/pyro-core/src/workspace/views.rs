@@ -1,10 +1,7 @@
 //! Workspaces as front ends show them. Times are seconds since the Unix epoch.
 
-use super::{EXECUTION_MODE, Pyro, WorkspaceError};
-use crate::limits::SUPERVISOR_DEADLINE;
-use crate::machine::unexpected;
-use crate::store::{Workspace, WorkspaceId, WorkspaceState};
-use crate::supervisor::protocol::{Answer, Request};
+use super::{EXECUTION_MODE, Pyro, WorkspaceError, garbage};
+use crate::store::{StoreError, Workspace, WorkspaceId, WorkspaceState};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -120,7 +117,12 @@ impl Pyro {
     pub fn list(&self) -> Result<Vec<WorkspaceView>, WorkspaceError> {
         let readable = self.store.list()?.into_iter().flatten();
         let there = readable.filter(|workspace| workspace.state != WorkspaceState::Deleting);
-        there.map(|workspace| self.view_of(workspace)).collect()
+        let views = there.map(|workspace| self.view_of(workspace));
+        // Others may delete some meanwhile.
+        let is_there = |view: &Result<_, WorkspaceError>| {
+            !matches!(view, Err(WorkspaceError::Store(StoreError::NoWorkspace(_) | StoreError::Expired(_))))
+        };
+        views.filter(is_there).collect()
     }
 
     /// One workspace, with what runs its machine.
@@ -128,11 +130,12 @@ impl Pyro {
         let id = self.resolve(address)?;
         let machine = match self.link(id)? {
             None => None,
-            Some(link) => match link.ask(&Request::Describe, SUPERVISOR_DEADLINE).await? {
-                Answer::Started(started) => Some(*started),
-                other => return Err(unexpected(other).into()),
-            },
+            Some(link) => link.describe().await?,
         };
+        if machine.is_none() {
+            // It may have ended after what died was settled.
+            garbage::settle_machine(&self.store, &self.places, id)?;
+        }
         Ok(WorkspaceView { machine, ..self.view(id)? })
     }
 

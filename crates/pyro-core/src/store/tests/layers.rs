@@ -38,6 +38,22 @@ fn a_snapshot_is_a_sealed_layer_under_a_new_top() {
 }
 
 #[test]
+fn an_announced_layer_is_garbage_until_something_needs_it() {
+    let fixture = Fixture::new();
+    let id = fixture.workspace(1, 0);
+    fixture.announce_layer(layer(50), 5).unwrap();
+    fixture.announce_layer(layer(51), 5).unwrap();
+    fixture.seal_and_push(id, None, first_top(1), layer(50), 10).unwrap();
+    assert_eq!(chain(&fixture, layer(50)), [layer(10), first_top(1), layer(50)]);
+    assert_eq!(sweep(&fixture), [layer(51)]);
+    let exists = |result| matches!(result, Err(StoreError::Layer { fault: LayerFault::Exists, .. }));
+    assert!(exists(fixture.announce_layer(layer(50), 20)), "one that is needed cannot be announced");
+    fixture.announce_layer(layer(52), 20).unwrap();
+    assert!(exists(fixture.announce_layer(layer(52), 20)), "nor one that is");
+    assert_eq!(fixture.rules(), []);
+}
+
+#[test]
 fn snapshots_are_listed_with_the_baseline_first_and_then_the_newest() {
     let fixture = Fixture::new();
     let id = fixture.workspace(1, 0);
