@@ -49,6 +49,13 @@ pub(crate) fn error_bytes(content: &[u8]) {
     let _ = io::stderr().write_all(content);
 }
 
+/// Bytes of a guest's two streams, as they are; fails when nobody reads them any more.
+pub(crate) fn both_streams(stdout: &[u8], stderr: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout();
+    out.write_all(stdout).and_then(|()| out.flush())?;
+    io::stderr().write_all(stderr)
+}
+
 /// A JSON result: two-space indent, keys sorted.
 pub(crate) fn json<T: Serialize>(value: &T) {
     // Through `Value`, whose maps are sorted by key.

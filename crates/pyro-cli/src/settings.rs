@@ -2,6 +2,7 @@
 
 use pyro_core::config::Config;
 use pyro_core::config::{Mirror, RegistryConfig};
+use pyro_core::faults::Fault;
 use pyro_core::machine::EngineChoice;
 use pyro_core::{Blame, Explain, Problem};
 use serde::Deserialize;
@@ -99,7 +100,16 @@ fn resolve(
         program_path: var("PATH").unwrap_or_default(),
         engine: file.engine,
         registry: registry_config(var, file.registry),
+        fault: fault(var),
     })
+}
+
+/// Where tests let this process die. A build for users has no such variable.
+fn fault(var: &dyn Fn(&'static str) -> Option<OsString>) -> Option<Fault> {
+    if !cfg!(debug_assertions) {
+        return None;
+    }
+    Fault::parse(var("PYRO_TEST_FAULT")?.to_str()?)
 }
 
 fn read_config(path: &Path) -> Result<ConfigFile, SettingsError> {

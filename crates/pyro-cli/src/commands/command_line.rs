@@ -10,9 +10,9 @@ use std::time::Duration;
 // A doc comment here would replace the help of the commands that take these arguments.
 #[derive(Debug, Args)]
 pub(crate) struct CommandLine {
-    /// Kill the command after this many seconds; pyro then exits with 124.
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
-    timeout_seconds: u64,
+    /// Kill the command after this many seconds; pyro then exits with 124. [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    timeout_seconds: Option<u64>,
     /// Set a variable for the command; repeatable.
     #[arg(long, value_parser = parse_variable, value_name = "KEY=VALUE")]
     env: Vec<(String, String)>,
@@ -35,6 +35,9 @@ pub(crate) struct CommandLine {
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
+
+/// Time of a command that says nothing of it.
+const TIMEOUT_SECONDS: u64 = 30;
 
 /// A command that is known to be well formed.
 #[derive(Debug)]
@@ -71,9 +74,14 @@ impl Explain for CommandLineError {
 }
 
 impl CommandLine {
+    pub(crate) fn sets_timeout(&self) -> bool {
+        self.timeout_seconds.is_some()
+    }
+
     /// The command; `example` is told where there is none.
     pub(crate) fn check(self, example: &'static str) -> Result<CheckedCommand, CommandLineError> {
-        let timeout = limits::check("timeout_seconds", self.timeout_seconds, &limits::TIMEOUT_SECONDS)?;
+        let timeout = self.timeout_seconds.unwrap_or(TIMEOUT_SECONDS);
+        let timeout = limits::check("timeout_seconds", timeout, &limits::TIMEOUT_SECONDS)?;
         let (base, shown) = match self.shell {
             Some(text) => (ExecRequest::shell(&text), text),
             None if self.command.is_empty() => return Err(CommandLineError::NoCommand { example }),

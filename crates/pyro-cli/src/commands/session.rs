@@ -14,6 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Exit code when it cannot be told how the guest's command ended.
 pub(crate) const EXIT_UNKNOWN: u8 = 125;
+/// Exit code when the time for waiting was over, as `timeout(1)` has it.
+pub(crate) const EXIT_TIMED_OUT: u8 = 124;
 /// How output that nobody reads any more ends a program: 128 + SIGPIPE.
 pub(crate) const EXIT_BROKEN_PIPE: u8 = 141;
 

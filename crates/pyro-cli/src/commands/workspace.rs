@@ -20,6 +20,7 @@ mod stop;
 mod summary;
 mod sync;
 mod update;
+mod wait;
 
 use crate::output::Format;
 use clap::{Args, Subcommand};
@@ -62,6 +63,7 @@ enum WorkspaceCommand {
     Start(start::Start),
     Fork(fork::Fork),
     Disk(disk::Disk),
+    Wait(wait::Wait),
     Delete(delete::Delete),
 }
 
@@ -86,6 +88,7 @@ impl Workspace {
             WorkspaceCommand::Start(command) => command.run(),
             WorkspaceCommand::Fork(command) => command.run(),
             WorkspaceCommand::Disk(command) => command.run(),
+            WorkspaceCommand::Wait(command) => command.run(),
             WorkspaceCommand::Delete(command) => command.run(),
         }
     }

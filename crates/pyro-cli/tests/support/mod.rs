@@ -2,6 +2,10 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)] // each test binary uses its own part
 
+pub(crate) mod forest;
+pub(crate) mod host;
+pub(crate) mod tree;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

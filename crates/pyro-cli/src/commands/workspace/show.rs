@@ -2,9 +2,11 @@
 //!
 //! Each function gives whole lines without the last end of line.
 
+mod commands;
 mod files;
 mod review;
 
+pub(super) use commands::{command_killed, command_listed, command_waited, detached, workspace_waited};
 pub(super) use files::{
     CUT_LISTING, disk_exported, disk_listing, disk_read, exported, file_changed, file_facts, file_listing,
     file_read, file_written, patched, skipped, synced, whole_lines,

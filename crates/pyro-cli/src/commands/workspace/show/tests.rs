@@ -1,8 +1,9 @@
 use super::*;
 use pyro_core::workspace::{
-    CommandCounts, Diff, DiffEntry, DiffSummary, DiskExport, Exported, FileChanged, FileContent, FileEntry,
-    FileListing, FileStat, FileWritten, LastCommand, LogEntry, PatchReport, PatchSummary, ResetFacts,
-    SecretFacts, SkippedEntry, Summary, SummaryCommand, SummaryEvent, SyncFacts, Synced,
+    CommandCounts, CommandView, DetachedCommand, Diff, DiffEntry, DiffSummary, DiskExport, Exported,
+    FileChanged, FileContent, FileEntry, FileListing, FileStat, FileWritten, LastCommand, LogEntry,
+    PatchReport, PatchSummary, ResetFacts, SecretFacts, SkippedEntry, Summary, SummaryCommand, SummaryEvent,
+    SyncFacts, Synced, WaitedCommand, WaitedWorkspace,
 };
 
 const ID: &str = "0123456789ab";
@@ -462,4 +463,68 @@ Events: 1 export, 2 patch
     assert_eq!(summary(&plain), wanted);
     let quiet = Summary { events: vec![], event_counts: BTreeMap::new(), ..plain };
     assert!(summary(&quiet).ends_with("\nEvents: none"));
+}
+
+fn command() -> CommandView {
+    CommandView {
+        workspace_id: ID.into(),
+        sequence: 3,
+        command: "sh -c 'a\nb'".into(),
+        cwd: "/work space".into(),
+        detached: true,
+        state: "running",
+        exit_code: None,
+        duration_ms: None,
+        started_at: 1_700_000_000.5,
+        execution_mode: "guest_vsock",
+    }
+}
+
+#[test]
+fn a_detached_command_is_told_like_others_with_its_state() {
+    let facts = ExecFacts {
+        workspace_id: ID.into(),
+        environment: "debian:12".into(),
+        environment_version: None,
+        sequence: 3,
+        cwd: "/workspace".into(),
+        command: "make".into(),
+    };
+    let started = DetachedCommand { facts, state: "running", execution_mode: "guest_vsock" };
+    assert_eq!(
+        detached(&started),
+        "[workspace-exec] workspace_id=0123456789ab sequence=3 cwd=/workspace execution_mode=guest_vsock \
+         state=running"
+    );
+}
+
+#[test]
+fn a_command_is_listed_in_one_line_whatever_it_is() {
+    assert_eq!(
+        command_listed(&command()),
+        "[workspace-command] workspace_id=0123456789ab sequence=3 state=running exit_code=unknown \
+         duration_ms=unknown detached=yes started_at=1700000000.5 cwd=/work space \
+         command=\"sh -c 'a\\nb'\""
+    );
+}
+
+#[test]
+fn an_end_of_the_time_for_waiting_is_told_from_an_end_of_the_command() {
+    let waited = WaitedCommand { command: command(), wait_timed_out: true };
+    assert_eq!(
+        command_waited(&waited),
+        "[workspace-exec-wait] workspace_id=0123456789ab sequence=3 state=running exit_code=unknown \
+         duration_ms=unknown wait_timed_out=yes"
+    );
+    let ended = CommandView { state: "killed", exit_code: Some(124), duration_ms: Some(9), ..command() };
+    assert_eq!(
+        command_killed(&ended),
+        "[workspace-exec-kill] workspace_id=0123456789ab sequence=3 state=killed exit_code=124 duration_ms=9"
+    );
+    let waited = WaitedCommand { command: ended, wait_timed_out: false };
+    assert!(command_waited(&waited).ends_with(" exit_code=124 duration_ms=9 wait_timed_out=no"));
+    assert_eq!(
+        workspace_waited(&WaitedWorkspace { workspace: plain(), wait_timed_out: false }),
+        "[workspace-wait] workspace_id=0123456789ab state=started wait_timed_out=no"
+    );
 }

@@ -1,0 +1,96 @@
+//! A `pyro` with workspaces in real guests.
+
+use super::{Pyro, Ran};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+/// A `pyro` whose workspaces are deleted at the end, also of a test that fails.
+pub(crate) struct Host {
+    pub(crate) pyro: Pyro,
+    /// Seeds, changes and exports.
+    pub(crate) files: tempfile::TempDir,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.pyro.run(&["workspace", "delete", "--all"]);
+    }
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self { pyro: Pyro::new(), files: tempfile::tempdir().unwrap() }
+    }
+
+    /// A path beside the state directory, as text.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.files.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        let path = self.files.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub(crate) fn workspace(&self, arguments: &[&str]) -> Ran {
+        self.pyro.run(&[&["workspace"], arguments].concat())
+    }
+
+    /// The standard output of a command that must succeed.
+    pub(crate) fn done(&self, arguments: &[&str]) -> String {
+        let ran = self.workspace(arguments);
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+        ran.stdout
+    }
+
+    /// The result of a command that must succeed.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.done(&[arguments, &["--json"]].concat())).unwrap()
+    }
+
+    pub(crate) fn create(&self, arguments: &[&str]) -> String {
+        let small = ["create", "debian:12", "--id-only", "--mem-mib", "256"];
+        let id = self.done(&[&small, arguments].concat());
+        let id = id.strip_suffix('\n').unwrap();
+        assert!(id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+        id.to_owned()
+    }
+
+    /// The standard output of a shell text that must succeed in the guest.
+    pub(crate) fn shell(&self, workspace: &str, text: &str) -> String {
+        self.done(&["exec", workspace, "--shell", text])
+    }
+
+    pub(crate) fn spawn_shell(&self, workspace: &str, text: &str) -> Child {
+        let arguments = ["workspace", "exec", workspace, "--timeout-seconds", "60", "--shell", text];
+        let mut command = self.pyro.command(&arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Processes that hold a file of the state directory open: supervisors and their machines.
+    pub(crate) fn holders(&self) -> BTreeSet<u32> {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| holds_open(*pid, self.pyro.state.path())).collect()
+    }
+
+    /// The supervisor of the only started workspace.
+    pub(crate) fn supervisor(&self) -> u32 {
+        let is_supervisor = |pid: &u32| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).any(|word| word == b"supervise-machine")
+        };
+        let found: Vec<u32> = self.holders().into_iter().filter(is_supervisor).collect();
+        assert_eq!(found.len(), 1, "supervisors: {found:?}");
+        found[0]
+    }
+}
+
+fn holds_open(pid: u32, dir: &Path) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(dir)))
+}
