@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{output, root, steps};
 
-/// Run the fuzz targets (needs a nightly toolchain and cargo-fuzz)
+/// Run the fuzz targets (needs cargo-fuzz)
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Only this target; all of fuzz/fuzz_targets when left out
@@ -21,11 +21,7 @@ pub(crate) struct Arguments {
 
 /// Fuzzes each target for the given time; the first crash ends the run.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(
-        succeeds(Command::new("cargo").args(["+nightly", "--version"])),
-        "fuzzing needs the sanitizers of a nightly toolchain, and `cargo +nightly` does not run here"
-    );
-    if !succeeds(steps::cargo(&["fuzz", "--version"]).env_remove("RUSTUP_TOOLCHAIN")) {
+    if !succeeds(&mut steps::cargo(&["fuzz", "--version"])) {
         ensure!(
             arguments.install,
             "cargo-fuzz is missing: add --install, or run `cargo install cargo-fuzz --locked`"
@@ -34,10 +30,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let targets = chosen(arguments.target.as_deref())?;
     for target in &targets {
-        let mut fuzz = Command::new("cargo");
-        // The toolchain that cargo handed down to us would win over the one asked for.
-        fuzz.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").current_dir(root::workspace());
-        fuzz.args(["+nightly", "fuzz", "run", target, "--"]);
+        let mut fuzz = steps::cargo(&["fuzz", "run", target, "--"]);
+        // The pinned compiler has the sanitizers, but gives them to nightly alone unless it is told otherwise.
+        fuzz.env("RUSTC_BOOTSTRAP", "1").current_dir(root::workspace());
         fuzz.arg(format!("-max_total_time={}", arguments.seconds))
             .arg("-rss_limit_mb=4096")
             .arg("-timeout=10");
