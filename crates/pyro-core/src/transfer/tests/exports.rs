@@ -143,7 +143,6 @@ async fn a_hostile_or_broken_guest_leaves_nothing() {
         ("no root", pack_members(&[file(1), member("g", Kind::Directory)])),
         ("climbing", pack_members(&[root.clone(), member("../x", Kind::Directory)])),
         ("a petabyte", pack_members(&[root.clone(), member("p", Kind::File(petabyte))])),
-        ("a pipe", pack_members(&[member("p", Kind::Fifo)])),
         ("endless", trailing),
     ];
     for (name, bytes) in cases {
@@ -152,6 +151,16 @@ async fn a_hostile_or_broken_guest_leaves_nothing() {
         assert_eq!(error.explain().blame, Blame::Guest, "{name}: {error:?}");
         assert_eq!(names(place.path()), [""; 0], "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_pipe_alone_is_the_callers_choice_and_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let pipe = pack_members(&[member("p", Kind::Fifo)]);
+    let error = take(pipe, target(&place.path().join("a/b")), PullOptions::default()).await.unwrap_err();
+    assert!(matches!(error, TransferError::Pipe), "{error:?}");
+    assert_eq!(error.explain().blame, Blame::Caller);
+    assert_eq!(names(place.path()), [""; 0]);
 }
 
 #[tokio::test]
