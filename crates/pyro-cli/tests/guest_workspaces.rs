@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use support::host::Host;
 use support::{Ran, assert_all_gone, descendants, guest_available, wait_until};
 
@@ -311,6 +311,7 @@ fn a_workspace_outlives_its_machine() {
     assert_eq!(host.done(&["disk", "read", &id, "/root/kept", "--content-only"]), "kept\n");
     let listed = host.json(&["disk", "list", &id]);
     assert_eq!(listed["entries"][0]["path"], "/workspace/kept");
+    an_exported_disk_is_sound(&host, &id);
 
     let started = host.done(&["start", &id]);
     assert!(started.starts_with(&format!("Started workspace ID: {id}\n")), "{started}");
@@ -330,6 +331,19 @@ fn a_workspace_outlives_its_machine() {
     assert_eq!(host.shell(&id, "cat /workspace/kept"), "kept\n");
     let status = host.json(&["status", &id]);
     assert_eq!((&status["state"], &status["stop_reason"]), (&"started".into(), &Value::Null));
+}
+
+/// The exported image is a file system that the tools of its kind find nothing wrong with.
+fn an_exported_disk_is_sound(host: &Host, id: &str) {
+    let image = host.path("disk.ext4");
+    let exported = host.json(&["disk", "export", id, "--output", &image]);
+    assert_eq!(exported["disk_format"], "ext4");
+    // Where an ordinary user's PATH does not lead.
+    let checked = Command::new("/sbin/e2fsck").args(["-f", "-n", &image]).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    let again = host.workspace(&["disk", "export", id, "--output", &image]);
+    assert_eq!(again.code, Some(1), "{again:?}");
+    fs::remove_file(image).unwrap();
 }
 
 #[test]
