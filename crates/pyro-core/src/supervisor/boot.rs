@@ -3,6 +3,7 @@
 use super::protocol::{CONSOLE_TAIL_BYTES, DiskRequest, StartRequest, Started};
 use crate::exec::{AgentError, AgentStream};
 use crate::limits::{BOOT_DEADLINE, SUPERVISOR_DEADLINE};
+use crate::places::create_private_dir;
 use crate::problem::{Blame, Explain, Problem};
 use crate::sys;
 use pyro_agent::wire::{AGENT_PORT, Configure, FrameKind, Operation, READY_PORT, Ready, VERSION};
@@ -303,12 +304,6 @@ fn disk_spec(disk: &DiskRequest, state_dir: &Path) -> Result<DiskSpec, StartErro
 
 fn open(path: &Path) -> Result<File, StartError> {
     File::open(path).map_err(|source| StartError::Open { path: path.to_owned(), source })
-}
-
-/// Creates `path` readable by its owner alone; an existing directory is left as it is.
-fn create_private_dir(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// The end of a console log as text: control characters but line ends and tabs are dropped.
