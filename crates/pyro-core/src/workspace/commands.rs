@@ -235,7 +235,7 @@ impl Pyro {
     async fn settle_machine(&self, id: WorkspaceId) -> Result<(), WorkspaceError> {
         let path = self.places.machine_lock(id);
         let released = FileLock::take_within(&path, Hold::Shared, MACHINE_LOCK_DEADLINE).await;
-        drop(released.map_err(WorkspaceError::state("lock", path))?);
+        drop(released.map_err(|error| self.gone_or(id, "lock", path, error))?);
         garbage::recover(&self.store, &self.places)
     }
 }

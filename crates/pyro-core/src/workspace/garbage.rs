@@ -86,7 +86,11 @@ pub(crate) async fn await_machines(store: &StateStore, places: &Places) -> Resul
         if workspace.state == WorkspaceState::Creating && is_free(&places.operation_lock(workspace.id)) {
             let path = places.machine_lock(workspace.id);
             let waited = FileLock::take_within(&path, Hold::Shared, MACHINE_LOCK_DEADLINE).await;
-            waited.map_err(WorkspaceError::state("lock", path))?;
+            match waited {
+                // Somebody else has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                waited => drop(waited.map_err(WorkspaceError::state("lock", path))?),
+            }
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use crate::faults::FaultPoint;
 use crate::limits::{MACHINE_LOCK_DEADLINE, OPERATION_LOCK_DEADLINE};
 use crate::machine::{self, EngineChoice, Link, MachineRequest};
 use crate::places::{FileLock, Hold, create_private_dir};
-use crate::store::{self, Departure, NameChange, WorkspaceId, WorkspaceState, WorkspaceUpdate};
+use crate::store::{self, Departure, NameChange, StoreError, WorkspaceId, WorkspaceState, WorkspaceUpdate};
 use crate::supervisor::protocol::{DiskRequest, LayerFiles, Life, Stop};
 use std::io;
 
@@ -107,19 +107,27 @@ impl Pyro {
         let take = || FileLock::take_within(&path, hold, OPERATION_LOCK_DEADLINE);
         let mut taken = take().await;
         if taken.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            match self.store.get(id)?.state {
-                // Its directory has gone, which holds nothing that cannot be made again.
-                WorkspaceState::Started | WorkspaceState::Stopped => {
-                    let dir = self.places.workspace(id);
-                    create_private_dir(&dir).map_err(WorkspaceError::state("make", dir))?;
-                    taken = take().await;
-                }
-                WorkspaceState::Creating | WorkspaceState::Deleting => {
-                    return Err(store::StoreError::NoWorkspace(id.to_string()).into());
-                }
-            }
+            self.not_going(id)?;
+            // It holds nothing that cannot be made again.
+            let dir = self.places.workspace(id);
+            create_private_dir(&dir).map_err(WorkspaceError::state("make", dir))?;
+            taken = take().await;
         }
         taken.map_err(WorkspaceError::state("lock", path))?.ok_or(WorkspaceError::Busy(id))
+    }
+
+    /// Fails for a workspace that is gone, or whose directory is gone because it is being removed.
+    pub(super) fn not_going(&self, id: WorkspaceId) -> Result<(), StoreError> {
+        let workspace = self.store.get(id)?;
+        match workspace.state {
+            WorkspaceState::Started | WorkspaceState::Stopped => Ok(()),
+            WorkspaceState::Creating | WorkspaceState::Deleting => {
+                Err(match workspace.stop_reason.as_deref() == Some(Departure::Expired.as_str()) {
+                    true => StoreError::Expired(id.to_string()),
+                    false => StoreError::NoWorkspace(id.to_string()),
+                })
+            }
+        }
     }
 
     /// A connection to the workspace's supervisor, where there is one.

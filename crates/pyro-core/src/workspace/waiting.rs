@@ -132,16 +132,59 @@ impl Pyro {
     }
 
     /// A directory that is not there belongs to a workspace that is gone.
-    fn gone_or(
+    pub(super) fn gone_or(
         &self,
         id: WorkspaceId,
         action: &'static str,
         path: PathBuf,
         error: io::Error,
     ) -> WorkspaceError {
-        match self.store.get(id) {
+        match self.not_going(id) {
             Err(gone) if error.kind() == io::ErrorKind::NotFound => gone.into(),
             _ => WorkspaceError::state(action, path)(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Explain as _;
+    use crate::config::{Config, EngineChoice, RegistryConfig};
+    use crate::places::Places;
+    use crate::store::{Departure, tests::Fixture};
+
+    fn pyro(fixture: &Fixture) -> Pyro {
+        let config = Config {
+            environment_cache_dir: fixture.directory.path().to_owned(),
+            state_dir: fixture.directory.path().to_owned(),
+            guest_bundle_dir: None,
+            vmm_binary: PathBuf::new(),
+            supervisor_command: Vec::new(),
+            program_path: std::ffi::OsString::new(),
+            engine: EngineChoice::Auto,
+            registry: RegistryConfig::default(),
+            fault: None,
+        };
+        Pyro { config, places: Places::new(fixture.directory.path()), store: fixture.again() }
+    }
+
+    #[tokio::test]
+    async fn a_workspace_without_a_directory_is_told_to_be_gone_before_its_record_is() {
+        let fixture = Fixture::new();
+        let pyro = pyro(&fixture);
+        for (number, departure, told) in
+            [(1, Departure::Deleted, "no_such_workspace"), (2, Departure::Expired, "workspace_expired")]
+        {
+            let id = fixture.workspace(number, super::super::now());
+            let reason = (departure == Departure::Expired).then_some(departure.as_str());
+            fixture.set_state(id, WorkspaceState::ALL, WorkspaceState::Deleting, reason, 0).unwrap();
+            for path in [pyro.places.machine_lock(id), pyro.places.operation_lock(id)] {
+                let error = pyro.await_lock(id, path).await.unwrap_err();
+                assert_eq!(error.explain().code, told, "{error}");
+            }
+            let error = pyro.watch_directory(id).unwrap_err();
+            assert_eq!(error.explain().code, told, "{error}");
         }
     }
 }
