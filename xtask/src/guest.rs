@@ -99,11 +99,12 @@ fn build_agent() -> Result<Vec<u8>> {
     Ok(agent)
 }
 
-/// Static, and without the paths of this machine, so that every tree and user gets the same bytes.
+/// Static, at fixed addresses, which spares each boot the relocation, and without the paths of this machine,
+/// so that every tree and user gets the same bytes.
 fn agent_flags() -> String {
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    let mut flags = ["-Ctarget-feature=+crt-static", "-Crelocation-model=static"].map(str::to_owned).to_vec();
     for (path, name) in [(cargo_home, "/cargo"), (Some(root::workspace()), "/pyro")] {
         flags.extend(path.map(|path| format!("--remap-path-prefix={}={name}", path.display())));
     }

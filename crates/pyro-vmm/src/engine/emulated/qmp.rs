@@ -33,6 +33,8 @@ struct Message {
     greeting: Option<Greeting>,
     #[serde(rename = "return")]
     answer: Option<serde_json::Value>,
+    /// Absent from the negotiation's answer.
+    id: Option<serde_json::Value>,
     event: Option<String>,
     data: Option<Shutdown>,
 }
@@ -59,6 +61,13 @@ struct Numbers {
     micro: u32,
 }
 
+/// Leaves the negotiation behind, so that events come.
+const NEGOTIATED: &str = r#"{"execute":"qmp_capabilities"}"#;
+/// Stops the timer's first channel (Intel 8254: control word for mode 0, without a count), which would wake the
+/// emulator fifty times a second. No guest uses it; the channel that the kernel measures with is another.
+const TIMER_STOPPED: &str =
+    r#"{"execute":"human-monitor-command","arguments":{"command-line":"o/b 0x43 0x30"},"id":"timer"}"#;
+
 /// A connection to the monitor.
 pub(crate) struct Monitor {
     stream: UnixStream,
@@ -69,9 +78,9 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Leaves the monitor's negotiation behind, so that events come.
+    /// Says what there is to say; what comes after are events.
     pub(crate) fn open(mut stream: UnixStream) -> io::Result<Self> {
-        stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
+        stream.write_all(format!("{NEGOTIATED}\n{TIMER_STOPPED}\n").as_bytes())?;
         stream.set_nonblocking(true)?;
         Ok(Self { stream, line: Vec::new(), version: String::new(), unread: VecDeque::new() })
     }
@@ -115,7 +124,7 @@ impl Monitor {
         if let Some(Greeting { version: Version { qemu } }) = message.greeting {
             self.version = format!("{}.{}.{}", qemu.major, qemu.minor, qemu.micro);
         }
-        if message.answer.is_some() {
+        if message.answer.is_some() && message.id.is_none() {
             return Some(MonitorEvent::Ready { version: self.version.clone() });
         }
         if message.event.as_deref() != Some("SHUTDOWN") {
@@ -159,8 +168,8 @@ mod tests {
         qemu.write_all(b"{\"QMP\":{\"version\":{\"qemu\":{\"micro\":22,\"minor\":2,\"major\":7}}}}\r\n")
             .unwrap();
         assert_eq!(monitor.read().unwrap(), None);
-        // Two lines at once are two events.
-        qemu.write_all(b"{\"return\":{}}\r\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,").unwrap();
+        // Two lines at once are two events, and an answer that nobody waits for is none.
+        qemu.write_all(b"{\"return\":{}}\r\n{\"return\":\"\",\"id\":\"timer\"}\r\n{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,").unwrap();
         assert_eq!(monitor.read().unwrap(), Some(MonitorEvent::Ready { version: "7.2.22".to_owned() }));
         assert_eq!(monitor.read().unwrap(), None);
         qemu.write_all(b"\"reason\":\"guest-shutdown\"}}\r\n").unwrap();
