@@ -9,6 +9,7 @@ pub mod chain;
 pub mod console;
 pub mod fuzz;
 pub mod iov;
+pub mod net;
 pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;

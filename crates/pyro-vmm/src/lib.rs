@@ -17,5 +17,7 @@ pub mod vsock;
 
 pub use engine::EngineSpec;
 pub use jail::JailReport;
-pub use machine::{DiskSpec, HostChannel, Machine, MachineSpec, ProcessEnd, SpawnError, probe_jail};
-pub use protocol::{Event, ExitReason, SeccompAction, Started};
+pub use machine::{
+    DiskSpec, HostChannel, Machine, MachineSpec, NetworkSpec, ProcessEnd, SpawnError, probe_jail,
+};
+pub use protocol::{Event, ExitReason, NetworkConfig, SeccompAction, Started};

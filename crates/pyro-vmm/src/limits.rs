@@ -4,6 +4,8 @@
 pub const MIN_VCPUS: u8 = 1;
 /// More vCPUs only slow an emulated guest down; the product's range.
 pub const MAX_VCPUS: u8 = 8;
+/// IPv6 asks this much of every link (RFC 8200, section 5).
+pub const MIN_MTU: u16 = 1280;
 /// Below this the guest kernel, its initramfs and a package manager do not fit.
 pub const MIN_MEM_MIB: u32 = 256;
 /// The product's range.

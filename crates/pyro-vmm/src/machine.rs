@@ -24,7 +24,9 @@ use crate::jail::{Attempt, JailReport, NamespaceIds};
 use crate::limits;
 use crate::protocol::channel::{self, Message, Received};
 use crate::protocol::control;
-use crate::protocol::{self, Config, ConfigError, Event, ExitReason, Order, Request, SeccompAction, fds};
+use crate::protocol::{
+    self, Config, ConfigError, Event, ExitReason, NetworkConfig, Order, Request, SeccompAction, fds,
+};
 
 mod process;
 mod sys;
@@ -49,6 +51,8 @@ pub struct MachineSpec {
     pub initramfs: File,
     /// The root disk, `/dev/vda`.
     pub disk: DiskSpec,
+    /// A network interface, `eth0`; `None` is no interface at all.
+    pub network: Option<NetworkSpec>,
     /// The guest's vsock address, 3 or more. Machines do not see each other, so all may have the same.
     pub guest_cid: u32,
     /// Host ports that the guest may connect to; a connection to another is refused.
@@ -79,6 +83,16 @@ pub struct DiskSpec {
     /// The most bytes that the writable layer may take, and each that replaces it; `None` is the disk's own
     /// size.
     pub limit_bytes: Option<u64>,
+}
+
+/// A network interface and its cable.
+#[derive(Debug)]
+pub struct NetworkSpec {
+    /// The interface's address and packet size.
+    pub config: NetworkConfig,
+    /// A packet socket (`SOCK_SEQPACKET`): each packet is one frame behind a virtio-net header, see
+    /// [`crate::device::net`]. Whoever has the other end is the rest of the network.
+    pub link: OwnedFd,
 }
 
 /// Why a machine was not started.
@@ -146,6 +160,7 @@ impl Machine {
             (spec.disk.delta.as_fd(), fds::DISK_DELTA),
         ];
         map.extend(spec.disk.sealed.iter().map(AsFd::as_fd).zip(fds::sealed(sealed_layers)));
+        map.extend(spec.network.iter().map(|network| (network.link.as_fd(), fds::network(sealed_layers))));
         let process = Process::spawn(&process::Program { path: &spec.vmm_binary, map: &map })?;
         Ok(Self { process, channel: HostChannel { socket: channel }, control, exited: false })
     }
@@ -353,6 +368,7 @@ fn config_of(spec: &MachineSpec) -> Result<Config, ConfigError> {
         disk_limit_bytes: spec.disk.limit_bytes,
         disk_size_bytes: spec.disk.size_bytes,
         sealed_layers: u8::try_from(layers).map_err(|_| ConfigError::SealedLayers(layers))?,
+        network: spec.network.as_ref().map(|network| network.config),
         guest_cid: spec.guest_cid,
         host_ports: spec.host_ports.clone(),
         boot_args: spec.boot_args.clone(),

@@ -22,13 +22,16 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::block::{Durability, Layers, OpenError, Overlay};
 use crate::device::blk::Blk;
+use crate::device::net::Net;
 use crate::device::rng::Rng;
 use crate::device::vsock::Vsock;
 use crate::engine::emulated::{self, Emulator, Monitor, Shape};
 use crate::jail::{self, Jail, JailError};
 use crate::limits;
 use crate::poll::{Poller, Source, Token};
-use crate::protocol::{Config, ConfigError, EngineConfig, Event, ExitReason, Order, Started, fds};
+use crate::protocol::{
+    Config, ConfigError, EngineConfig, Event, ExitReason, NetworkConfig, Order, Started, fds,
+};
 use crate::vhost_user::VhostUserDevice;
 use console::ConsoleReader;
 use engine::EngineProcess;
@@ -60,10 +63,10 @@ pub fn main() -> ExitCode {
     let Some(control) = sys::take_inherited(fds::CONTROL) else { return ExitCode::FAILURE };
     let order = receive_order(control.as_fd());
     // The order tells how many descriptors are meant; nothing here has opened one of its own so far.
-    jail::close_undeclared(fds::first_free(match &order {
-        Ok(Some(Order::Run(config))) => config.sealed_layers,
-        Ok(_) | Err(_) => 0,
-    }));
+    jail::close_undeclared(match &order {
+        Ok(Some(Order::Run(config))) => fds::first_free(config),
+        Ok(_) | Err(_) => fds::FIRST_FREE_WITHOUT_MACHINE,
+    });
     report_panics(&control);
     let event = match order.and_then(|order| order.map_or(Ok(None), |order| carry_out(order, &control))) {
         Ok(Some(event)) => event,
@@ -138,6 +141,7 @@ struct Descriptors {
     kernel: File,
     initramfs: File,
     disk: DiskFiles,
+    network: Option<OwnedFd>,
 }
 
 struct DiskFiles {
@@ -147,7 +151,8 @@ struct DiskFiles {
 }
 
 impl Descriptors {
-    fn take(sealed_layers: u8) -> Result<Self, SetupError> {
+    fn take(config: &Config) -> Result<Self, SetupError> {
+        let sealed_layers = config.sealed_layers;
         let take = |number| sys::take_inherited(number).ok_or(SetupError::Descriptor(number));
         Ok(Self {
             channel: take(fds::CHANNEL)?,
@@ -155,19 +160,18 @@ impl Descriptors {
             initramfs: take(fds::INITRAMFS)?.into(),
             disk: DiskFiles {
                 base: take(fds::DISK_BASE)?.into(),
-                sealed: fds::sealed(sealed_layers).map(|number| Ok(take(number)?.into())).collect::<Result<
-                    _,
-                    SetupError,
-                >>(
-                )?,
+                sealed: fds::sealed(sealed_layers)
+                    .map(|number| take(number).map(File::from))
+                    .collect::<Result<_, _>>()?,
                 delta: take(fds::DISK_DELTA)?.into(),
             },
+            network: config.network.map(|_| take(fds::network(sealed_layers))).transpose()?,
         })
     }
 }
 
 fn set_up(control: &OwnedFd, config: &Config) -> Result<Serving, SetupError> {
-    let files = Descriptors::take(config.sealed_layers)?;
+    let files = Descriptors::take(config)?;
     let mut jail = Jail::prepare(config.host_namespaces, config.seccomp)?;
     let emulator = start_engine(config, &files, &mut jail)?;
     let poller = Arc::new(Poller::new()?);
@@ -182,6 +186,7 @@ fn start_engine(config: &Config, files: &Descriptors, jail: &mut Jail) -> Result
         vcpu_count: config.vcpu_count,
         mem_mib: config.mem_mib,
         boot_args: &config.boot_args,
+        network: config.network,
         kernel: &files.kernel,
         initramfs: &files.initramfs,
     };
@@ -210,6 +215,17 @@ fn attach(
     let host = HostPorts { channel: files.channel, open: config.host_ports.clone() };
     let vsock = Vsock::new(config.guest_cid.into(), host)?;
     let vsock = VhostUserDevice::new(endpoint::VSOCK, vsock, sockets.vsock, poller)?;
+    let connected = match sockets.network {
+        Some(rendezvous) => rendezvous.accept(emulator.pidfd.as_fd(), limits::ENGINE_START)?,
+        None => None,
+    };
+    // An emulator that has ended says why in a moment.
+    let network = files.network.zip(config.network).zip(connected);
+    let network = network
+        .map(|((link, NetworkConfig { mac, mtu }), socket)| {
+            VhostUserDevice::new(endpoint::NETWORK, Net::new(link, mac, mtu)?, socket, poller)
+        })
+        .transpose()?;
     let console = ConsoleReader::new(sockets.console)?;
     let monitor = Monitor::open(sockets.monitor)?;
     let engine = EngineProcess::new(emulator.process, emulator.pidfd, emulator.stderr)?;
@@ -219,7 +235,14 @@ fn attach(
     watch(console.as_fd(), endpoint::CONSOLE)?;
     watch(engine.as_fd(), endpoint::ENGINE)?;
     watch(engine.output_fd(), endpoint::ENGINE_OUTPUT)?;
-    Ok(Serving::new(Arc::clone(poller), Devices { block, rng, vsock }, monitor, console, engine, jail))
+    Ok(Serving::new(
+        Arc::clone(poller),
+        Devices { block, rng, vsock, network },
+        monitor,
+        console,
+        engine,
+        jail,
+    ))
 }
 
 /// An empty delta becomes a new disk, another one is gone on with.

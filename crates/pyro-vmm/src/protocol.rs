@@ -37,10 +37,18 @@ pub mod fds {
         FIRST_SEALED..FIRST_SEALED + RawFd::from(layers)
     }
 
-    /// The first number that must not be open.
-    pub fn first_free(sealed_layers: u8) -> RawFd {
+    /// The network's end of the machine's cable (`SOCK_SEQPACKET`), for a machine that has one.
+    pub fn network(sealed_layers: u8) -> RawFd {
         sealed(sealed_layers).end
     }
+
+    /// The first number that must not be open.
+    pub fn first_free(config: &super::Config) -> RawFd {
+        network(config.sealed_layers) + RawFd::from(config.network.is_some())
+    }
+
+    /// The same for an order without a machine.
+    pub const FIRST_FREE_WITHOUT_MACHINE: RawFd = CONTROL + 1;
 }
 
 /// What the jailed process shall do: the first datagram on [`fds::CONTROL`].
@@ -89,6 +97,8 @@ pub struct Config {
     pub disk_size_bytes: Option<u64>,
     /// How many sealed layers lie between the disk's image and the writable one.
     pub sealed_layers: u8,
+    /// The guest's network interface; without, it has none at all.
+    pub network: Option<NetworkConfig>,
     /// The guest's vsock address.
     pub guest_cid: u32,
     /// Host ports that the guest may connect to.
@@ -99,6 +109,16 @@ pub struct Config {
     pub seccomp: SeccompAction,
     /// Identity of the host's namespaces, to tell which ones are new.
     pub host_namespaces: NamespaceIds,
+}
+
+/// A network interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// Its Ethernet address: one of a single station.
+    pub mac: [u8; 6],
+    /// The longest IP packet that the guest forms without leaving segmentation to the device, bytes.
+    pub mtu: u16,
 }
 
 /// Which engine, and what it needs.
@@ -150,6 +170,12 @@ pub enum ConfigError {
     /// Too many open ports.
     #[error("{0} host ports are over the limit of {max}", max = limits::MAX_HOST_PORTS)]
     HostPorts(usize),
+    /// An address that no station has.
+    #[error("{0:02x?} is no station's Ethernet address")]
+    Mac([u8; 6]),
+    /// A packet size that IPv6 does not work with.
+    #[error("an MTU of {0} bytes is less than {min}", min = limits::MIN_MTU)]
+    Mtu(u16),
     /// Too many layers.
     #[error("{0} sealed layers are over the limit of {max}", max = crate::block::MAX_LAYERS)]
     SealedLayers(usize),
@@ -178,6 +204,14 @@ impl Config {
         }
         if usize::from(self.sealed_layers) > crate::block::MAX_LAYERS {
             return Err(ConfigError::SealedLayers(self.sealed_layers.into()));
+        }
+        if let Some(NetworkConfig { mac, mtu }) = self.network {
+            if mac[0] & 1 == 1 || mac == [0; 6] {
+                return Err(ConfigError::Mac(mac));
+            }
+            if mtu < limits::MIN_MTU {
+                return Err(ConfigError::Mtu(mtu));
+            }
         }
         let EngineConfig::Emulated { qemu } = &self.engine;
         if !qemu.starts_with('/') {

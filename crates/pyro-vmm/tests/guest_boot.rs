@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use lab::{DISK_MARK, Lab};
 use pyro_vmm::block::{self, DiskReader, OpenError};
-use pyro_vmm::{EngineSpec, ExitReason};
+use pyro_vmm::{EngineSpec, ExitReason, NetworkConfig, NetworkSpec};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 
 #[test]
 fn a_guest_that_powers_off_ends_its_machine() {
@@ -83,6 +84,50 @@ fn bulk_runs_both_ways_at_once_on_one_stream() {
         machine.echo_pattern(lab::bulk_bytes(), chunk);
         lab::tell_speed("host -> guest -> host", lab::bulk_bytes(), chunk, started);
     }
+}
+
+#[test]
+fn frames_reach_the_guest_and_come_back() {
+    let Some(lab) = Lab::open() else { return };
+    let flags = SocketFlags::CLOEXEC;
+    let (link, cable) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let config = NetworkConfig { mac: [0x02, 0x70, 0x79, 0x72, 0x6f, 0x01], mtu: 1500 };
+    let mut machine = lab.start_with("serve", |spec| spec.network = Some(NetworkSpec { config, link }));
+    machine.ready();
+    let mut control = BufReader::new(machine.operate('n', 0, 0));
+    let mut mac = String::new();
+    control.read_line(&mut mac).unwrap();
+    assert_eq!(mac, "02:70:79:72:6f:01\n");
+    let frame = |number: u16| {
+        let mut frame = vec![0; 12];
+        frame.extend(config.mac);
+        frame.extend([0x02, 0, 0, 0, 0, 0x02, 0x88, 0xb5]);
+        let len = 46 + usize::from(number) * 7 % 1455;
+        frame.extend((0..len).map(|at| (at as u16).wrapping_mul(number) as u8));
+        frame
+    };
+    // More than the rings hold. The guest's socket drops what it has no room for, so not all at once.
+    let (count, window) = (2000, 50);
+    let send = |number| {
+        rustix::net::send(&cable, &frame(number), SendFlags::NOSIGNAL).unwrap();
+    };
+    (0..window).for_each(send);
+    let mut next = 0;
+    while next < count {
+        lab::wait_readable(&cable);
+        let mut bytes = vec![0; 70_000];
+        let (_, len) = rustix::net::recv(&cable, &mut bytes[..], RecvFlags::empty()).unwrap();
+        // The guest's kernel speaks for itself, too.
+        if bytes[24..26] == [0x88, 0xb5] {
+            assert_eq!(bytes[12..len], frame(next)[12..], "frame {next}");
+            next += 1;
+            send(next + window - 1);
+        }
+    }
+    // Without its cable the machine goes on.
+    drop(cable);
+    machine.operate('p', 0, 0);
+    assert_eq!(machine.ended().0, ExitReason::PoweredOff);
 }
 
 #[test]

@@ -278,6 +278,7 @@ fn machine_spec(request: &StartRequest) -> Result<(MachineSpec, String), StartEr
         kernel: open(&request.kernel)?,
         initramfs: open(&request.initramfs)?,
         disk,
+        network: None,
         guest_cid: GUEST_CID,
         host_ports: vec![READY_PORT],
         boot_args: Vec::new(),

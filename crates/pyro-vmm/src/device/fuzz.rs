@@ -13,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::Device;
 use super::blk::Blk;
 use super::iov::{Source, Target};
+use super::net::Net;
 use super::vsock::Vsock;
 use crate::block::{Durability, Layers, Overlay};
 use crate::vsock::limits::FIRST_HOST_PORT;
@@ -95,6 +96,23 @@ pub fn fuzz_small_queues(bytes: &[u8]) -> bool {
     let log = super::console::SharedLog::new(1000);
     let console = serve_hostile(&mut super::console::Console::new(log), bytes);
     serve_hostile(&mut super::rng::Rng, bytes) | console
+}
+
+/// Packets that wait for the guest of [`fuzz_net_queue`], each longer than most of its buffers.
+const PACKETS: usize = 8;
+const PACKET_BYTES: usize = 3000;
+
+/// The network against arbitrary rings and memory, with packets on the link.
+pub fn fuzz_net_queue(bytes: &[u8]) -> bool {
+    use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let Ok((near, far)) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None) else {
+        return false;
+    };
+    for _ in 0..PACKETS {
+        let _ = send(&far, &[7; PACKET_BYTES], SendFlags::NOSIGNAL);
+    }
+    Net::new(near, [2, 0, 0, 0, 0, 1], 1500).is_ok_and(|mut net| serve_hostile(&mut net, bytes))
 }
 
 /// The port of the guest that the host connects to, and how often it does.

@@ -5,10 +5,13 @@
 
 mod argv;
 mod qmp;
+mod rendezvous;
 
 pub(crate) use argv::{Arguments, host_tsc_khz};
 pub(crate) use qmp::{Monitor, MonitorEvent, fuzz_monitor};
+pub(crate) use rendezvous::Rendezvous;
 
+use crate::protocol::NetworkConfig;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::File;
@@ -25,6 +28,8 @@ pub(crate) struct Sockets {
     pub(crate) rng: UnixStream,
     pub(crate) console: UnixStream,
     pub(crate) monitor: UnixStream,
+    /// Where the emulator connects its network.
+    pub(crate) network: Option<Rendezvous>,
 }
 
 /// A running emulator.
@@ -42,6 +47,7 @@ pub(crate) struct Shape<'a> {
     pub(crate) boot_args: &'a [String],
     pub(crate) kernel: &'a File,
     pub(crate) initramfs: &'a File,
+    pub(crate) network: Option<NetworkConfig>,
 }
 
 /// Starts QEMU. This process must have one thread: descriptors are inherited for the moment of the start.
@@ -56,6 +62,7 @@ pub(crate) fn start(
     let (rng, their_rng) = UnixStream::pair()?;
     let (console, their_console) = UnixStream::pair()?;
     let (monitor, their_monitor) = UnixStream::pair()?;
+    let network = shape.network.map(|_| Rendezvous::new()).transpose()?;
     let arguments = Arguments {
         vcpu_count: shape.vcpu_count,
         mem_mib: shape.mem_mib,
@@ -68,6 +75,7 @@ pub(crate) fn start(
         rng: their_rng.as_raw_fd(),
         console: their_console.as_raw_fd(),
         monitor: their_monitor.as_raw_fd(),
+        network: network.as_ref().map(|network| network.file().as_raw_fd()).zip(shape.network),
     };
     let mut command = Command::new(qemu);
     command
@@ -78,7 +86,7 @@ pub(crate) fn start(
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     confine(&mut command);
-    let inherited = [
+    let mut inherited = vec![
         shape.kernel.as_fd(),
         shape.initramfs.as_fd(),
         their_block.as_fd(),
@@ -87,16 +95,17 @@ pub(crate) fn start(
         their_console.as_fd(),
         their_monitor.as_fd(),
     ];
-    for fd in inherited {
+    inherited.extend(network.as_ref().map(Rendezvous::file));
+    for fd in &inherited {
         fcntl_setfd(fd, FdFlags::empty())?;
     }
     let spawned = command.spawn();
-    for fd in inherited {
+    for fd in &inherited {
         fcntl_setfd(fd, FdFlags::CLOEXEC)?;
     }
     let mut process = spawned?;
     let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
     let pidfd = pidfd_open(pid.expect("a child has a process id"), PidfdFlags::empty())?;
     let stderr = process.stderr.take().expect("stderr is piped");
-    Ok(Emulator { process, pidfd, sockets: Sockets { block, vsock, rng, console, monitor }, stderr })
+    Ok(Emulator { process, pidfd, sockets: Sockets { block, vsock, rng, console, monitor, network }, stderr })
 }

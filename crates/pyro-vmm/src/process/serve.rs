@@ -12,6 +12,7 @@ use super::host_ports::HostPorts;
 use super::send_event;
 use crate::block::{Overlay, ReplaceError};
 use crate::device::blk::Blk;
+use crate::device::net::Net;
 use crate::device::rng::Rng;
 use crate::device::vsock::Vsock;
 use crate::engine::emulated::{Monitor, MonitorEvent};
@@ -32,6 +33,7 @@ pub(super) mod endpoint {
     pub(crate) const CONSOLE: u16 = 5;
     pub(crate) const ENGINE: u16 = 6;
     pub(crate) const ENGINE_OUTPUT: u16 = 7;
+    pub(crate) const NETWORK: u16 = 8;
 }
 
 /// The machine's devices, each with its own type so that the host can ask something of one.
@@ -39,11 +41,13 @@ pub(super) struct Devices {
     pub(super) block: VhostUserDevice<Blk<Overlay>>,
     pub(super) rng: VhostUserDevice<Rng>,
     pub(super) vsock: VhostUserDevice<Vsock<HostPorts>>,
+    pub(super) network: Option<VhostUserDevice<Net>>,
 }
 
 impl Devices {
-    fn all(&mut self) -> [&mut dyn Endpoint; 3] {
-        [&mut self.block, &mut self.rng, &mut self.vsock]
+    fn all(&mut self) -> impl Iterator<Item = &mut dyn Endpoint> {
+        let always: [&mut dyn Endpoint; 3] = [&mut self.block, &mut self.rng, &mut self.vsock];
+        always.into_iter().chain(self.network.as_mut().map(|device| device as &mut dyn Endpoint))
     }
 
     fn at(&mut self, number: u16) -> Option<&mut dyn Endpoint> {
@@ -51,6 +55,7 @@ impl Devices {
             endpoint::BLOCK => Some(&mut self.block),
             endpoint::RNG => Some(&mut self.rng),
             endpoint::VSOCK => Some(&mut self.vsock),
+            endpoint::NETWORK => self.network.as_mut().map(|device| device as &mut dyn Endpoint),
             _ => None,
         }
     }
@@ -117,7 +122,7 @@ impl Serving {
     }
 
     fn turn(&mut self, control: &OwnedFd) -> io::Result<Option<End>> {
-        let busy = self.devices.all().iter().any(|device| device.has_work());
+        let busy = self.devices.all().any(|device| device.has_work());
         let patience = match self.phase {
             _ if busy => Some(Duration::ZERO),
             Phase::Starting(until) => Some(until.saturating_duration_since(Instant::now())),

@@ -9,6 +9,7 @@ fn config() -> Config {
         disk_limit_bytes: None,
         disk_size_bytes: None,
         sealed_layers: 64,
+        network: None,
         guest_cid: 3,
         host_ports: vec![5006],
         boot_args: vec!["quiet".into()],

@@ -73,6 +73,11 @@ impl<D: Device> Rings<D> {
         }
     }
 
+    /// Whether the frontend has set features since the device was reset.
+    pub(super) fn has_features(&self) -> bool {
+        self.features != 0
+    }
+
     pub(super) fn kicked(&mut self, index: u16) -> std::result::Result<(), DeviceError> {
         if let Some(kick) = self.rings.get(usize::from(index)).and_then(|ring| ring.kick.as_ref()) {
             // An eventfd: reading takes all kicks so far. Empty is fine, the queue is looked at anyway.
@@ -323,9 +328,9 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::REPLY_ACK)
+        // No acknowledgements: messages come in order without them, and a ring is looked at when it is enabled.
+        // QEMU would wait for one to a message that comes before there are features.
+        Ok(VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ)
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {

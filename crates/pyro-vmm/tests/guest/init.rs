@@ -14,6 +14,7 @@ unsafe extern "C" {
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn connect(fd: c_int, address: *const Address, len: c_uint) -> c_int;
     fn bind(fd: c_int, address: *const Address, len: c_uint) -> c_int;
+    fn if_nametoindex(name: *const c_char) -> c_uint;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
     fn accept(fd: c_int, address: *mut c_void, len: *mut c_uint) -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int;
@@ -28,6 +29,29 @@ struct Address {
     zero: [u8; 4],
 }
 
+/// `sockaddr_ll`, packet(7), as far as binding needs it.
+#[repr(C)]
+struct LinkAddress {
+    family: c_ushort,
+    protocol: c_ushort,
+    interface: c_int,
+    rest: [u8; 12],
+}
+
+/// `ifreq` with flags, netdevice(7).
+#[repr(C)]
+struct Flags {
+    name: [u8; 16],
+    flags: c_ushort,
+    rest: [u8; 22],
+}
+
+const PACKET: c_int = 17;
+const RAW: c_int = 3;
+const SIOCSIFFLAGS: c_ulong = 0x8914;
+const UP: c_ushort = 1;
+/// An Ethernet type for experiments (IEEE 802, section 9.2.3), so that nothing of the kernel's own comes along.
+const EXPERIMENT: u16 = 0x88b5;
 const VSOCK: c_int = 40;
 const STREAM: c_int = 1;
 const HOST: c_uint = 2;
@@ -39,6 +63,7 @@ const BLKDISCARD: c_ulong = 0x1277;
 fn main() {
     mount_at("devtmpfs", "/dev");
     mount_at("proc", "/proc");
+    mount_at("sysfs", "/sys");
     match std::env::var("TEST").as_deref() {
         Ok("power_off") => end(POWER_OFF),
         Ok("restart") => end(RESTART),
@@ -117,6 +142,7 @@ fn operate(mut stream: File) {
         b'w' => write_disk(&mut stream, total, chunk as u64),
         b'v' => verify_disk(&mut stream, total, chunk as u64),
         b'k' => random(&mut stream),
+        b'n' => echo_frames(&mut stream),
         b'p' => return end(POWER_OFF),
         b'x' => {
             let _ = std::fs::write("/proc/sysrq-trigger", "c");
@@ -127,6 +153,32 @@ fn operate(mut stream: File) {
     };
     if let Err(error) = result {
         let _ = write!(stream, "error: {error}");
+    }
+}
+
+/// Brings the interface up, says so, and sends back every frame of the experiment.
+fn echo_frames(stream: &mut File) -> io::Result<()> {
+    let name = c"eth0";
+    let fd = unsafe { socket(PACKET, RAW, c_int::from(EXPERIMENT.to_be())) };
+    let interface = unsafe { if_nametoindex(name.as_ptr()) } as c_int;
+    if fd < 0 || interface == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut flags = Flags { name: [0; 16], flags: UP, rest: [0; 22] };
+    flags.name[..4].copy_from_slice(b"eth0");
+    let address = LinkAddress { family: PACKET as c_ushort, protocol: EXPERIMENT.to_be(), interface, rest: [0; 12] };
+    let len = std::mem::size_of::<LinkAddress>() as c_uint;
+    let up = unsafe { ioctl(fd, SIOCSIFFLAGS, (&raw mut flags).cast()) };
+    if up != 0 || unsafe { bind(fd, (&raw const address).cast(), len) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut packets = unsafe { File::from_raw_fd(fd) };
+    let mac = std::fs::read_to_string("/sys/class/net/eth0/address");
+    write!(stream, "{}", mac.unwrap_or_else(|error| error.to_string()))?;
+    let mut frame = vec![0; 70_000];
+    loop {
+        let len = packets.read(&mut frame)?;
+        packets.write_all(&frame[..len])?;
     }
 }
 

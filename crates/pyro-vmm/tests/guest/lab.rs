@@ -97,6 +97,7 @@ impl Lab {
                 size_bytes: None,
                 limit_bytes: None,
             },
+            network: None,
             guest_cid: 3,
             host_ports: vec![5006],
             boot_args: vec![format!("TEST={test}")],
@@ -147,7 +148,8 @@ impl Running {
     /// Waits until the guest says that it serves: its words.
     pub(crate) fn ready(&mut self) -> String {
         wait_readable(self.machine.channel());
-        let (port, stream) = self.machine.channel().try_accept().unwrap().expect("it is readable");
+        let accepted = self.machine.channel().try_accept();
+        let Ok(Some((port, stream))) = accepted else { panic!("{accepted:?}: {:?}", self.ended()) };
         assert_eq!(port, 5006);
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();

@@ -93,6 +93,7 @@ proptest! {
         fuzz_block_queue(&blocks);
         fuzz_vsock_queue(&packets);
         fuzz_small_queues(&bytes);
+        fuzz_net_queue(&bytes);
     }
 
     #[test]
@@ -100,6 +101,7 @@ proptest! {
         fuzz_block_queue(&bytes);
         fuzz_vsock_queue(&bytes);
         fuzz_small_queues(&bytes);
+        fuzz_net_queue(&bytes);
     }
 }
 
@@ -113,6 +115,7 @@ fn served(guests: impl Strategy<Value = Vec<u8>>, serve: impl Fn(&[u8]) -> bool)
 fn most_hostile_guests_reach_their_device() {
     assert!(served(guest(block_request()), fuzz_block_queue) > 50);
     assert!(served(guest(packet()), fuzz_vsock_queue) > 50);
+    assert!(served(guest(anything()), fuzz_net_queue) > 50);
     assert!(served(guest(anything()), |bytes| serve_hostile(&mut crate::device::rng::Rng, bytes)) > 50);
     let console = || crate::device::console::Console::new(crate::device::console::SharedLog::new(1000));
     assert!(served(guest(anything()), |bytes| serve_hostile(&mut console(), bytes)) > 50);

@@ -1,5 +1,6 @@
 //! QEMU's command line and the guest kernel's, as data.
 
+use crate::protocol::NetworkConfig;
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
@@ -10,6 +11,23 @@ const TRANSLATION_CACHE_MIB: u32 = 256;
 /// Slower and faster counters than these do not exist; a host that claims one does not know its own.
 const MIN_TSC_KHZ: u64 = 500_000;
 const MAX_TSC_KHZ: u64 = 10_000_000;
+
+/// What the emulator would offer of a network device though ours does not do it. Without the control queue there
+/// is nothing to change at run time.
+const OFF: [&str; 12] = [
+    "ctrl_vq",
+    "ctrl_rx",
+    "ctrl_rx_extra",
+    "ctrl_vlan",
+    "ctrl_mac_addr",
+    "ctrl_guest_offloads",
+    "mq",
+    "guest_announce",
+    "guest_ecn",
+    "guest_ufo",
+    "host_ecn",
+    "host_ufo",
+];
 
 /// Everything that differs between machines.
 pub(crate) struct Arguments<'a> {
@@ -24,6 +42,7 @@ pub(crate) struct Arguments<'a> {
     pub(crate) rng: RawFd,
     pub(crate) console: RawFd,
     pub(crate) monitor: RawFd,
+    pub(crate) network: Option<(RawFd, NetworkConfig)>,
 }
 
 impl Arguments<'_> {
@@ -54,6 +73,13 @@ impl Arguments<'_> {
         ] {
             add("chardev", format!("socket,id={name},fd={fd}"));
             add("device", format!("{device},chardev={name}"));
+        }
+        if let Some((fd, NetworkConfig { mac, mtu })) = self.network {
+            add("chardev", format!("socket,id=network,path=/proc/self/fd/{fd}"));
+            add("netdev", "vhost-user,id=cable,chardev=network".to_owned());
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let off = OFF.map(|feature| format!("{feature}=off")).join(",");
+            add("device", format!("virtio-net-device,netdev=cable,mac={mac},host_mtu={mtu},{off}"));
         }
         add("chardev", format!("socket,id=console,fd={}", self.console));
         add("serial", "chardev:console".to_owned());
@@ -137,6 +163,7 @@ mod tests {
             rng: 12,
             console: 13,
             monitor: 14,
+            network: Some((15, NetworkConfig { mac: [2, 0, 0, 0, 0, 0xab], mtu: 1500 })),
         };
         let words = arguments.to_words();
         let line: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
