@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pyro_agent::wire::{FrameKind, READY_PORT, Ready, VERSION};
+use pyro_agent::wire::{FORWARD_PORT, FrameKind, READY_PORT, Ready, VERSION};
 use rustix::event::PollFlags;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::mount::MountFlags;
@@ -17,6 +18,7 @@ use rustix::system::RebootCommand;
 use crate::connection::{Connection, wait};
 use crate::console::say;
 use crate::exec::{Cgroups, Executor};
+use crate::forward::Forwarder;
 use crate::limits::{MAX_OPEN_FILES, MAX_OPEN_FILES_HARD, READ_ONLY_ATTEMPTS, ROOT_DISK_DEADLINE};
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
@@ -239,10 +241,35 @@ fn serve(_set_up: ()) -> Result<std::convert::Infallible, BootError> {
     staging.clear_in_background();
     let secrets = Arc::new(Secrets::new(SECRETS));
     let server = Arc::new(Server::new(Executor { reaper, cgroups: Some(cgroups), secrets }, staging));
+    start_forwarder().step("take streams to ports")?;
     let listener = sys::listen(pyro_agent::wire::AGENT_PORT).step("listen on vsock")?;
     // Held for as long as the agent lives: its end tells the host that the guest is gone.
     let _ready = announce();
     server.accept_all(&listener)
+}
+
+/// Only the host is served, as everywhere.
+fn start_forwarder() -> io::Result<()> {
+    let listener = sys::listen(FORWARD_PORT)?;
+    rustix::io::ioctl_fionbio(&listener, true)?;
+    let forwarder = Forwarder::new()?;
+    let accept = {
+        let listener = listener.try_clone()?;
+        move || loop {
+            match sys::try_accept(listener.as_fd())? {
+                Some((socket, sys::HOST_CID)) => return Ok(Some(socket)),
+                Some((_, cid)) => say(&format!("warning: stream from cid {cid} refused")),
+                None => return Ok(None),
+            }
+        }
+    };
+    let serve = move || {
+        if let Err(error) = forwarder.serve(&listener, &accept) {
+            say(&format!("error: no more streams to ports: {error}"));
+        }
+    };
+    let thread = std::thread::Builder::new().name("forwarder".to_owned());
+    thread.stack_size(crate::limits::THREAD_STACK_BYTES).spawn(serve).map(|_| ())
 }
 
 /// Tells the host that the guest can be used.

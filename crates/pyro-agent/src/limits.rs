@@ -24,6 +24,15 @@ pub(crate) const READ_ONLY_ATTEMPTS: usize = 50;
 /// longer than this has none.
 pub(crate) const ROOT_DISK_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Streams to ports of the guest at a time: a thousand, which load tests use, and some that are ending.
+pub(crate) const MAX_FORWARDS: usize = 1100;
+/// Bytes of one direction of a stream that are under way here.
+pub(crate) const FORWARD_BUFFER_BYTES: usize = 64 << 10;
+/// What one direction moves before the others get their turn.
+pub(crate) const FORWARD_TURN_BYTES: usize = 512 << 10;
+/// A port of the guest itself answers at once, unless a firewall drops what comes.
+pub(crate) const FORWARD_CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Processes that outlive an exec's main process and hold its pipes may finish writing for this long
 /// (`exec > >(tee log)` needs it); then the tree is killed.
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_millis(100);

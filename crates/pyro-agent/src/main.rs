@@ -8,6 +8,7 @@ mod console;
 mod exec;
 mod fetch;
 mod files;
+mod forward;
 mod freeze;
 #[cfg(test)]
 mod harness;

@@ -7,4 +7,4 @@ mod vsock;
 
 pub(crate) use kernel::{add_entropy, freeze, kill_all, loopback_up, thaw};
 pub(crate) use spawn::{Program, Step, StepFault, spawn};
-pub(crate) use vsock::{HOST_CID, accept, connect, listen};
+pub(crate) use vsock::{HOST_CID, accept, connect, listen, try_accept};

@@ -13,6 +13,12 @@ pub const AGENT_PORT: u32 = 5005;
 /// The host's vsock port to which the agent connects once, when it is ready; it sends [`FrameKind::Reply`]
 /// with a [`Ready`] and keeps the connection open for as long as it lives.
 pub const READY_PORT: u32 = 5006;
+/// The vsock port on which the agent takes streams to the guest's own TCP ports. Without frames: the host sends
+/// the port, [`PORT_BYTES`] little endian, the agent answers with one byte, a [`Forwarded`], and after
+/// [`Forwarded::Connected`] everything is the stream's. Each direction ends by itself.
+pub const FORWARD_PORT: u32 = 5007;
+/// Bytes of a TCP port's number.
+pub const PORT_BYTES: usize = 2;
 /// Bytes before a frame's payload.
 pub const HEADER_BYTES: usize = 5;
 /// The largest payload of any frame: room for an argument list near the kernel's own limit.
@@ -40,6 +46,29 @@ pub const MAX_BATCH: usize = 100_000;
 pub const MAX_BATCH_BYTES: usize = 32 << 20;
 /// How long a file system stays frozen when the host does not thaw it.
 pub const FREEZE_LIMIT_MS: u64 = 10_000;
+
+/// What became of a stream to a port of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Forwarded {
+    /// It leads there.
+    Connected = 0,
+    /// Nobody listens on that port, on `127.0.0.1` or on `::1`.
+    Refused = 1,
+    /// The guest's kernel did not answer.
+    TimedOut = 2,
+    /// Too many streams at a time.
+    TooMany = 3,
+}
+
+impl Forwarded {
+    /// From the byte on the wire; `None` for another one.
+    pub fn parse(byte: u8) -> Option<Self> {
+        [Self::Connected, Self::Refused, Self::TimedOut, Self::TooMany]
+            .into_iter()
+            .find(|what| *what as u8 == byte)
+    }
+}
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -58,6 +58,15 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, u32)> {
     Ok((owned(fd)?, peer.svm_cid))
 }
 
+/// The same without waiting: `None` when there is no connection now. The listener must not block.
+pub(crate) fn try_accept(listener: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd, u32)>> {
+    match accept(listener) {
+        Ok(accepted) => Ok(Some(accepted)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Connects to a port; the kernel's own connect time-out of two seconds bounds it.
 pub(crate) fn connect(cid: u32, port: u32) -> io::Result<OwnedFd> {
     let socket = socket()?;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Connections at a time, as Firecracker has it; those that only deliver their last bytes count.
-pub const MAX_CONNECTIONS: usize = 1023;
+/// Connections at a time: a thousand to ports of the guest beside what operations need; those that only deliver
+/// their last bytes count.
+pub const MAX_CONNECTIONS: usize = 1535;
 /// What the guest may send on one connection before the host has read it. Linux has the same default; the
 /// buffer is only allocated as far as the host's socket does not take the data.
 pub const BUFFER_BYTES: u32 = 256 << 10;
