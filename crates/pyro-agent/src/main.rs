@@ -14,6 +14,7 @@ mod freeze;
 mod harness;
 mod limits;
 mod metrics;
+mod network;
 mod paths;
 mod reaper;
 mod records;

@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::staging::Staging;
 use crate::walk::{self, Depth};
-use crate::{apply, boot, fetch, files, freeze, metrics, sync, sys, tree};
+use crate::{apply, boot, fetch, files, freeze, metrics, network, sync, sys, tree};
 
 mod identity;
 
@@ -202,6 +202,9 @@ fn configure_guest(configure: &Configure) -> Result<(), Failure> {
     set_clock(configure.unix_nanos)?;
     rustix::system::sethostname(name.as_bytes())
         .map_err(|error| os_failure("cannot set the host name", &error.into()))?;
+    if let Some(network) = &configure.network {
+        network::configure(network)?;
+    }
     for problem in identity::write_files(std::path::Path::new("/etc"), name) {
         // A read-only or full disk is no reason to refuse the boot.
         say(&format!("warning: {problem}"));

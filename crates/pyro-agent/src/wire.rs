@@ -5,6 +5,7 @@
 //! JSON, data payloads are raw bytes.
 
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Version of this protocol. Host and agent must agree exactly: both ship in one release.
 pub const VERSION: u32 = 2;
@@ -380,6 +381,31 @@ pub struct Configure {
     pub unix_nanos: u64,
     /// Fresh random bytes for the guest's pool, hexadecimal.
     pub entropy_hex: String,
+    /// The guest's interface; without, it has none.
+    #[serde(default)]
+    pub network: Option<Network>,
+}
+
+/// The guest's only interface beside `lo`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its addresses, the IPv4 one first; a guest without IPv6 does without the others.
+    pub addresses: Vec<LinkAddress>,
+    /// For `/etc/resolv.conf`.
+    pub name_servers: Vec<IpAddr>,
+    /// The longest IP packet, bytes.
+    pub mtu: u16,
+}
+
+/// An address on a link and the way to everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkAddress {
+    /// The guest's own.
+    pub address: IpAddr,
+    /// Bits of the link's network.
+    pub prefix: u8,
+    /// The default route.
+    pub gateway: IpAddr,
 }
 
 /// A program to run.

@@ -1,5 +1,5 @@
 //! The host name in `/etc`. Files of the image are kept; `/etc/hosts` gets one marked line, so that tools
-//! which look their own host up (`sudo`) find it without a network. `/etc/resolv.conf` is the image's.
+//! which look their own host up (`sudo`) find it without a network. `/etc/resolv.conf` is the image's, see `network`.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};

@@ -67,7 +67,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         ".{0,40}".prop_map(|path| Operation::TreeOut { path }),
         ".{0,40}".prop_map(|path| Operation::TreeIn { path }),
         (".{0,20}", any::<u64>(), "[0-9a-f]{0,64}").prop_map(|(hostname, unix_nanos, entropy_hex)| {
-            Operation::Configure(Configure { hostname, unix_nanos, entropy_hex })
+            Operation::Configure(Configure { hostname, unix_nanos, entropy_hex, network: None })
         }),
     ]
 }

@@ -261,6 +261,7 @@ async fn configure(
         hostname: format!("pyro-{machine_id}"),
         unix_nanos: u64::try_from(unix_time.as_nanos()).unwrap_or(u64::MAX),
         entropy_hex: hex::encode(entropy),
+        network: None,
     });
     agent.request(configure).await?;
     agent.expect_json::<serde_json::Value>(FrameKind::Reply).await?;
