@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -321,7 +321,13 @@ pub struct HostChannel {
 }
 
 impl HostChannel {
-    /// Opens a stream to a guest port. It ends at once when nobody listens there.
+    /// Another handle for the same machine.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()? })
+    }
+
+    /// Opens a stream to a guest port. It ends at once when nobody listens there. Fails with `WouldBlock` when
+    /// the machine does not keep up; poll [`AsFd::as_fd`] for room.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let (near, far) = UnixStream::pair()?;
         channel::send(self.socket.as_fd(), Message::Connect(port), far.as_fd())?;
@@ -339,6 +345,12 @@ impl HostChannel {
             Received::Nothing => Ok(None),
             Received::Closed => Err(io::ErrorKind::ConnectionReset.into()),
         }
+    }
+}
+
+impl AsRawFd for HostChannel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 
