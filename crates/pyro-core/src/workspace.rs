@@ -25,6 +25,8 @@ mod review;
 pub(crate) mod secrets;
 mod snapshots;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod views;
 mod waiting;
 
