@@ -74,17 +74,19 @@ impl Pyro {
         let failed = || WorkspaceError::state("write", output);
         let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(dir).map_err(failed())?;
-        // Beside its place, so that it appears there whole.
-        let image = tempfile::NamedTempFile::new_in(dir).map_err(failed())?;
-        let (image, bytes_written) = tokio::task::spawn_blocking(move || {
-            let written = block::export_raw(&disk.reader, image.as_file(), |_| ());
-            written.map(|bytes| (image, bytes))
-        })
-        .await
-        .map_err(|error| failed()(io::Error::other(error)))?
-        .map_err(failed())?;
-        image.as_file().sync_all().map_err(failed())?;
-        image.persist_noclobber(output).map_err(|error| failed()(error.error))?;
+        // Beside its place, so that it appears there whole. The name goes when nobody waits any more, and what
+        // the thread still writes then goes nowhere.
+        let (image, name) = tempfile::NamedTempFile::new_in(dir).map_err(failed())?.into_parts();
+        let bytes_written =
+            tokio::task::spawn_blocking(move || block::export_raw(&disk.reader, &image, |_| ()))
+                .await
+                .map_err(|error| failed()(io::Error::other(error)))?
+                .map_err(failed())?;
+        name.persist_noclobber(output).map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => WorkspaceError::OutputExists(output.to_owned()),
+            _ => failed()(error.error),
+        })?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed())?;
         Ok(DiskExport {
             workspace_id: id.to_string(),
             output_path: output.to_owned(),
