@@ -84,25 +84,40 @@ impl Pyro {
         let id = self.resolve(address)?;
         let snapshot = self.store.snapshot(id, against)?;
         let baseline = Ext4::open(self.open_disk(id, Some(&snapshot.name), None)?)?;
-        let mut comparison = Comparison::open(&baseline, WORKSPACE_PATH.as_bytes())?;
+        let comparison = Comparison::open(&baseline, WORKSPACE_PATH.as_bytes())?;
         let present = match self.hold_at_rest(id).await? {
             Some(held) => Present::AtRest(Box::new(Ext4::open(self.open_disk(id, None, Some(held))?)?)),
             None => Present::Running(self.started(id, "workspace_diff")?),
         };
-        present.walk(&mut comparison).await?;
+        let report = present.compare(&baseline, comparison);
+        let report = match &present {
+            Present::Running(link) => self.during(id, link, report).await?,
+            Present::AtRest(_) => report.await?,
+        };
+        Ok(report.finish(id.to_string(), snapshot.name))
+    }
+}
+
+impl Present {
+    async fn compare(
+        &self,
+        baseline: &Ext4<Disk>,
+        mut comparison: Comparison,
+    ) -> Result<Report, WorkspaceError> {
+        self.walk(&mut comparison).await?;
         let differences = comparison.finish();
         let mut report = Report::default();
         for batch in batches(&differences) {
-            let contents = present.contents(batch).await?;
+            let contents = self.contents(batch).await?;
             for difference in batch {
-                if is_large_suspect(difference) && present.is_same(&baseline, difference).await? {
+                if is_large_suspect(difference) && self.is_same(baseline, difference).await? {
                     continue;
                 }
                 let new = contents.get(&difference.path);
-                report.add(&baseline, difference, new)?;
+                report.add(baseline, difference, new)?;
             }
         }
-        Ok(report.finish(id.to_string(), snapshot.name))
+        Ok(report)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Commands in a workspace, each with a number and a record.
 
-use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, now, secrets};
+use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, now, secrets};
 use crate::exec::{ExecInput, ExecOutput, ExecRequest};
 use crate::limits::SUPERVISOR_DEADLINE;
-use crate::machine::{Link, MachineError, unexpected};
+use crate::machine::{Link, unexpected};
 use crate::store::{CommandKey, CommandOutcome, CommandOutput, EventKind, OUTPUT_BYTES, Workspace};
 use crate::supervisor::protocol::{Answer, Request};
 use pyro_agent::redact::{Needles, redact};
@@ -85,6 +85,7 @@ pub struct ExecRecord {
 
 /// A command about to run.
 pub(super) struct Prepared {
+    pub(super) id: WorkspaceId,
     pub(super) link: Link,
     pub(super) request: ExecRequest,
     /// Without its number.
@@ -106,13 +107,16 @@ impl Pyro {
         address: &str,
         command: &WorkspaceCommand,
     ) -> Result<(WorkspaceExec<'_>, ExecInput, ExecOutput), WorkspaceError> {
-        let Prepared { link, request, facts } = self.prepare(address, command)?;
+        let Prepared { id, link, request, facts } = self.prepare(address, command)?;
         let begin = Request::BeginCommand { command: facts.command.clone(), cwd: facts.cwd.clone() };
-        let key = match link.ask(&begin, SUPERVISOR_DEADLINE).await? {
-            Answer::Begun { command } => command,
-            other => return Err(unexpected(other).into()),
+        let start = async {
+            let key = match link.ask(&begin, SUPERVISOR_DEADLINE).await? {
+                Answer::Begun { command } => command,
+                other => return Err(unexpected(other).into()),
+            };
+            Ok((key, link.exec(&request).await?))
         };
-        let (input, output) = link.exec(&request).await?;
+        let (key, (input, output)) = self.during(id, &link, start).await?;
         let facts = ExecFacts { sequence: key.sequence, ..facts };
         Ok((WorkspaceExec { facts, pyro: self, key, link }, input, output))
     }
@@ -136,11 +140,11 @@ impl Pyro {
             cwd,
             command: self.redacted(id, &command.shown_command)?,
         };
-        Ok(Prepared { link, request, facts })
+        Ok(Prepared { id, link, request, facts })
     }
 
     /// `text` without any of the workspace's secrets' values.
-    fn redacted(&self, id: super::WorkspaceId, text: &str) -> Result<String, WorkspaceError> {
+    fn redacted(&self, id: WorkspaceId, text: &str) -> Result<String, WorkspaceError> {
         let secrets = secrets::read_all(&self.places, id)
             .map_err(WorkspaceError::state("read secrets in", self.places.secrets(id)))?;
         let values = secrets.iter().map(|(_, value)| value.expose().as_bytes());
@@ -191,7 +195,7 @@ impl WorkspaceExec<'_> {
     }
 
     /// Turns a connection that ended in the middle into the reason why the machine ended, where it did.
-    pub async fn why_disconnected(&self) -> MachineError {
-        self.link.why_disconnected().await
+    pub async fn why_disconnected(&self) -> WorkspaceError {
+        self.pyro.told(self.key.workspace, self.link.why_disconnected().await)
     }
 }

@@ -97,10 +97,13 @@ impl Pyro {
             root: GuestPath::from(WORKSPACE_PATH),
             path: GuestPath::from(destination.as_str()),
         };
-        let stream = link.agent().await?;
-        self.places.reach(FaultPoint::SyncConnected);
-        let sending = |_| self.places.reach(FaultPoint::SyncSending);
-        let stats = transfer::push(stream, operation, seed, sending).await?;
+        let push = async {
+            let stream = link.agent().await?;
+            self.places.reach(FaultPoint::SyncConnected);
+            let sending = |_| self.places.reach(FaultPoint::SyncSending);
+            Ok(transfer::push(stream, operation, seed, sending).await?)
+        };
+        let stats = self.during(id, &link, push).await?;
         self.places.reach(FaultPoint::SyncMerged);
         let workspace_sync = SyncFacts {
             mode,
@@ -155,7 +158,8 @@ impl Pyro {
         let target = ExportTarget::new(output, options.overwrite)?;
         let operation = Operation::TreeOut { path: workspace_path.clone() };
         let pull = PullOptions { links: options.links, ..PullOptions::default() };
-        let report = transfer::pull(link.agent().await?, operation, target, pull, |_| ()).await?;
+        let pull = async { Ok(transfer::pull(link.agent().await?, operation, target, pull, |_| ()).await?) };
+        let report = self.during(id, &link, pull).await?;
         let detail = json!({
             "path": workspace_path,
             "output": output.display().to_string(),
