@@ -43,9 +43,9 @@ sendable! {
     pyro.snapshot_delete("", "");
     pyro.reset("", "");
     pyro.diff("", "");
-    pyro.sync_push("", path, SeedFilter::All, "");
-    pyro.sync_pull("", "", path, ExportOptions::default());
-    pyro.export("", "", path, ExportOptions::default());
+    pyro.sync_push("", path, SeedFilter::All, "", &|_| ());
+    pyro.sync_pull("", "", path, ExportOptions::default(), &|_| ());
+    pyro.export("", "", path, ExportOptions::default(), &|_| ());
     pyro.disk_export("", path);
     pyro.disk_list("", "", false);
     pyro.disk_read("", "", 1);
