@@ -203,6 +203,9 @@ fn exit_codes_and_timeouts(host: &Host, id: &str) {
     let ran = host.workspace(&["exec", id, "--", "no-such-program"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("[error] ") && ran.stderr.contains("no-such-program"), "{ran:?}");
+    let commands = host.json(&["exec", "list", id]);
+    let refused = commands["commands"].as_array().unwrap().last().unwrap();
+    assert_eq!((&refused["state"], &refused["exit_code"]), (&"exited".into(), &127.into()), "{refused}");
     let ran = host.workspace(&["exec", id, "--secret-env", "MISSING", "--", "true"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("secret_env references unknown workspace secret"), "{ran:?}");

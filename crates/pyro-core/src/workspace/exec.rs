@@ -1,16 +1,20 @@
 //! Commands in a workspace, each with a number and a record.
 
 use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, now, secrets};
-use crate::exec::{ExecInput, ExecOutput, ExecRequest};
+use crate::exec::{AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::limits::SUPERVISOR_DEADLINE;
-use crate::machine::{Link, unexpected};
+use crate::machine::{Link, MachineError, unexpected};
 use crate::store::{CommandKey, CommandOutcome, CommandOutput, EventKind, OUTPUT_BYTES, Workspace};
 use crate::supervisor::protocol::{Answer, Request};
 use pyro_agent::redact::{Needles, redact};
-use pyro_agent::wire::Exit;
+use pyro_agent::wire::{Exit, Failure, FailureCode};
 use serde::Serialize;
 use serde_json::json;
 use std::sync::Arc;
+
+/// Exit codes of shells for what they cannot run.
+const EXIT_NOT_EXECUTABLE: i32 = 126;
+const EXIT_NOT_FOUND: i32 = 127;
 
 /// A command to run in a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,11 +118,32 @@ impl Pyro {
                 Answer::Begun { command } => command,
                 other => return Err(unexpected(other).into()),
             };
-            Ok((key, link.exec(&request).await?))
+            let started = link.exec(&request).await;
+            if let Err(MachineError::Agent(AgentError::Refused(failure))) = &started {
+                self.note_refusal(key, failure);
+            }
+            Ok((key, started?))
         };
         let (key, (input, output)) = self.during(id, &link, start).await?;
         let facts = ExecFacts { sequence: key.sequence, ..facts };
         Ok((WorkspaceExec { facts, pyro: self, key, link }, input, output))
+    }
+
+    /// Puts on record why a command could not be executed, by the words of who refused it and by the exit code
+    /// that a shell has for it. Otherwise it is noted as lost when its client leaves, which is less.
+    fn note_refusal(&self, key: CommandKey, failure: &Failure) {
+        let code = match failure.code {
+            FailureCode::NotFound => EXIT_NOT_FOUND,
+            FailureCode::PermissionDenied => EXIT_NOT_EXECUTABLE,
+            FailureCode::VersionMismatch
+            | FailureCode::BadRequest
+            | FailureCode::Conflict
+            | FailureCode::Os => return,
+        };
+        let stderr = format!("{}\n", failure.message).into_bytes();
+        let output = CommandOutput { stderr, ..CommandOutput::default() };
+        // The refusal itself is told in any case.
+        let _ = self.store.finish_command(key, CommandOutcome::Exited(code), 0, &output, now());
     }
 
     /// A command as its guest will get it, and what is known of it but its number.
