@@ -219,6 +219,17 @@ fn what_only_guests_have(host: &Lab) {
         host.workspace(&["export", &host.id, "own/out", "--output", host.path("link").to_str().unwrap()]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(host.path("link").symlink_metadata().is_err());
+
+    host.script(b"ln -s /etc own/etc");
+    let output = host.path("passwd");
+    let ran = host.workspace(&["export", &host.id, "own/etc/passwd", "--output", output.to_str().unwrap()]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("symlinked parent"), "{ran:?}");
+    let ran = host.workspace(&["export", &host.id, "own/none", "--output", output.to_str().unwrap()]);
+    assert!(
+        ran.stderr.starts_with("[error] workspace path does not exist: /workspace/own/none\n"),
+        "{ran:?}"
+    );
+    assert!(output.symlink_metadata().is_err());
 }
 
 fn exports_are_careful(host: &Lab) {

@@ -347,6 +347,18 @@ fn an_exported_disk_is_sound(host: &Host, id: &str) {
     let again = host.workspace(&["disk", "export", id, "--output", &image]);
     assert_eq!(again.code, Some(1), "{again:?}");
     fs::remove_file(image).unwrap();
+
+    let made = host.path("made");
+    let image = format!("{made}/on the way/disk.ext4");
+    let export = host.spawn(&["disk", "export", id, "--output", &image]);
+    wait_until("the export to be under way", || Path::new(&made).exists());
+    kill_process(Pid::from_child(&export), Signal::INT).unwrap();
+    let ran = Ran::from(export.wait_with_output().unwrap());
+    match ran.code {
+        Some(130) => assert!(!Path::new(&made).exists(), "an interrupted export left something"),
+        // It was faster.
+        code => assert!(code == Some(0) && Path::new(&image).exists(), "{ran:?}"),
+    }
 }
 
 #[test]

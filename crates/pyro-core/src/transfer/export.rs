@@ -99,14 +99,8 @@ impl ExportTarget {
     pub(super) fn stage(&self) -> Result<Stage, TransferError> {
         let failed = |source| TransferError::Output { path: self.path.clone(), source };
         let parent = parent_of(&self.path);
-        let missing = parent.ancestors().take_while(|above| above.symlink_metadata().is_err());
-        let missing = missing.filter(|above| !above.as_os_str().is_empty());
-        let mut stage = Stage {
-            target: self.path.clone(),
-            path: None,
-            made_parents: missing.map(Path::to_owned).collect(),
-        };
-        std::fs::create_dir_all(parent).map_err(failed)?;
+        let made_parents = MadeParents::of(&self.path).map_err(failed)?;
+        let mut stage = Stage { target: self.path.clone(), path: None, made_parents };
         let name = self.path.file_name().unwrap_or_default().as_bytes();
         let name = &name[..name.len().min(MAX_NAME_IN_STAGE)];
         let prefix: OsString =
@@ -118,21 +112,60 @@ impl ExportTarget {
     }
 }
 
+/// Directories that were made for an output. Dropped without [`MadeParents::keep`] they vanish, where they are
+/// empty.
+#[derive(Debug, Default)]
+pub(crate) struct MadeParents {
+    /// Innermost first.
+    made: Vec<PathBuf>,
+}
+
+impl MadeParents {
+    /// Makes what is missing above `output`.
+    pub(crate) fn of(output: &Path) -> io::Result<Self> {
+        let parent = parent_of(output);
+        let missing = parent.ancestors().take_while(|above| above.symlink_metadata().is_err());
+        let missing = missing.filter(|above| !above.as_os_str().is_empty());
+        let made = Self { made: missing.map(Path::to_owned).collect() };
+        std::fs::create_dir_all(parent)?;
+        Ok(made)
+    }
+
+    /// They stay; their names are made durable, and that of `output`, which is there by now.
+    pub(crate) fn keep(mut self, output: &Path) -> io::Result<()> {
+        let made = std::mem::take(&mut self.made);
+        for named in made.iter().map(PathBuf::as_path).chain([output]) {
+            match File::open(parent_of(named)) {
+                Ok(directory) => directory.sync_all()?,
+                // Then it is as durable as any other copy.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MadeParents {
+    fn drop(&mut self) {
+        for parent in &self.made {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+}
+
 /// A tree in the making. Dropped without [`Stage::commit`] it vanishes, with the parents made for it.
 pub(super) struct Stage {
     target: PathBuf,
     path: Option<PathBuf>,
-    /// Innermost first.
-    made_parents: Vec<PathBuf>,
+    /// Go after what is staged in them.
+    made_parents: MadeParents,
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             let _ = pyro_tree::remove_tree(path);
-        }
-        for parent in &self.made_parents {
-            let _ = std::fs::remove_dir(parent);
         }
     }
 }
@@ -192,8 +225,7 @@ impl Stage {
             _ => failed(source),
         })?;
         // The new name is durable before the old tree goes.
-        let named = flush_names(&self.target, &self.made_parents);
-        self.made_parents.clear();
+        let named = std::mem::take(&mut self.made_parents).keep(&self.target);
         // What is left of the stage: nothing, or what was replaced.
         let left_behind = self
             .path
@@ -253,18 +285,6 @@ fn flush_beside(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Makes the name at `path` durable, and those of directories that were made above it.
-fn flush_names(path: &Path, made_parents: &[PathBuf]) -> io::Result<()> {
-    for named in made_parents.iter().map(PathBuf::as_path).chain([path]) {
-        match File::open(parent_of(named)) {
-            Ok(directory) => directory.sync_all()?,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn move_new(from: &Path, to: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@ use super::files::{FileContent, FileEntry, FileListing, text_path};
 use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId};
 use crate::limits::{FILE_BYTES, LIST_ENTRIES};
 use crate::places::FileLock;
+use crate::transfer::MadeParents;
 use pyro_diff::ext4::Depth;
 use pyro_diff::{Entry, EntryKind, Ext4, ReadAt};
 use pyro_vmm::block::{self, DiskReader};
@@ -73,7 +74,7 @@ impl Pyro {
         }
         let failed = || WorkspaceError::state("write", output);
         let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(dir).map_err(failed())?;
+        let parents = MadeParents::of(output).map_err(failed())?;
         // Beside its place, so that it appears there whole. The name goes when nobody waits any more, and what
         // the thread still writes then goes nowhere.
         let (image, name) = tempfile::NamedTempFile::new_in(dir).map_err(failed())?.into_parts();
@@ -86,7 +87,7 @@ impl Pyro {
             io::ErrorKind::AlreadyExists => WorkspaceError::OutputExists(output.to_owned()),
             _ => failed()(error.error),
         })?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed())?;
+        parents.keep(output).map_err(failed())?;
         Ok(DiskExport {
             workspace_id: id.to_string(),
             output_path: output.to_owned(),
