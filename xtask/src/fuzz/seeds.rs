@@ -16,7 +16,7 @@ const IMAGES: &[(&str, &[&str], &str)] = &[
     ("large-blocks", &["-t", "ext4", "-b", "4096", "-O", "^has_journal,^resize_inode"], "1M"),
     ("block-maps", &["-t", "ext2", "-b", "1024"], "256K"),
     ("inline", &["-t", "ext4", "-b", "1024", "-I", "256", "-O", "^has_journal,inline_data"], "256K"),
-    ("journal", &["-t", "ext4", "-b", "1024", "-J", "size=1"], "2M"),
+    ("journal", &["-t", "ext4", "-b", "1024", "-J", "size=1"], "2304K"),
 ];
 
 /// A directory with seeds for `target`, made anew; `None` where it needs none.
@@ -62,7 +62,7 @@ fn leave_in_journal(place: &Path, image: &Path) -> Result<()> {
     let (script, block) = (place.join("commands"), place.join("block"));
     std::fs::write(&block, [b'j'; 1024]).with_context(|| format!("cannot write {}", block.display()))?;
     let block = block.display();
-    let commands = format!("jo -c\njw -b 1500 {block}\njc\njo -c\njw -b 1501 -r 1500 {block}\njc\n");
+    let commands = format!("jo -c\njw -b 2200 {block}\njc\njo -c\njw -b 2201 -r 2200 {block}\njc\n");
     std::fs::write(&script, commands).with_context(|| format!("cannot write {}", script.display()))?;
     steps::read(Command::new("debugfs").arg("-w").arg("-f").arg(&script).arg(image))?;
     Ok(())

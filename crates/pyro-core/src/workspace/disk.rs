@@ -105,9 +105,10 @@ impl Pyro {
     ) -> Result<FileListing, WorkspaceError> {
         let id = self.resolve(address)?;
         let path = disk_path(path)?;
-        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_list").await?)?;
+        let disk = self.disk_at_rest(id, "workspace_disk_list").await?;
         let depth = if recursive { Depth::All } else { Depth::Children };
-        let entries = disk.list(&path, depth, LIST_ENTRIES)?;
+        let at = path.clone();
+        let entries = apart(move || Ok(Ext4::open(disk)?.list(&at, depth, LIST_ENTRIES)?)).await?;
         Ok(FileListing {
             workspace_id: id.to_string(),
             recursive,
@@ -128,8 +129,9 @@ impl Pyro {
         let id = self.resolve(address)?;
         crate::limits::check("max_bytes", max_bytes, &FILE_BYTES)?;
         let path = disk_path(path)?;
-        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_read").await?)?;
-        let (bytes, size_bytes) = disk.read_prefix(&path, max_bytes)?;
+        let disk = self.disk_at_rest(id, "workspace_disk_read").await?;
+        let at = path.clone();
+        let (bytes, size_bytes) = apart(move || Ok(Ext4::open(disk)?.read_prefix(&at, max_bytes)?)).await?;
         Ok(FileContent::new(id, text_path(&path), size_bytes, max_bytes, bytes))
     }
 
@@ -139,6 +141,14 @@ impl Pyro {
             None => Err(WorkspaceError::NotStopped { id, operation }),
         }
     }
+}
+
+/// Does what takes its time without waiting for anything, apart from the tasks of the runtime.
+pub(super) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
+) -> Result<T, WorkspaceError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 /// An absolute path; another one is below `/workspace`.
