@@ -369,6 +369,9 @@ fn a_fork_goes_its_own_way_and_deleting_leaves_nothing() {
     let host = Host::new();
     let origin = host.create(&["--name", "origin"]);
     host.shell(&origin, "echo shared > /workspace/shared");
+    let ran = host.workspace(&["create", "--from-snapshot", "origin:baseline", "debian:12-base"]);
+    let told = "from_snapshot is of environment 'debian:12', not 'debian:12-base'";
+    assert!(ran.code == Some(1) && ran.stderr.contains(told), "{ran:?}");
     let fork = host.done(&["fork", "origin", "--name", "branch", "--id-only"]).trim_end().to_owned();
     assert_ne!(fork, origin);
     assert_eq!(host.json(&["status", "branch"])["workspace_id"], Value::from(fork.clone()));

@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// A workspace to make.
 #[derive(Clone, Debug)]
 pub struct CreateWorkspace {
-    /// The environment; pulled when it is not installed. Of a fork it is the source's.
+    /// The environment; pulled when it is not installed. From a snapshot it is that one's; then empty will do.
     pub environment: String,
     /// Virtual CPUs, see [`limits::VCPU_COUNT`].
     pub vcpu_count: u64,
@@ -206,6 +206,13 @@ impl Pyro {
             }
             Some((address, snapshot)) => {
                 let source = self.store.get(self.resolve(address)?)?;
+                let wanted = &request.environment;
+                if !wanted.is_empty() && *wanted != source.environment {
+                    return Err(WorkspaceError::OtherEnvironment {
+                        wanted: wanted.clone(),
+                        present: source.environment,
+                    });
+                }
                 self.origin_in(&source, snapshot)?
             }
         };

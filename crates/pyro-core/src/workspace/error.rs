@@ -83,6 +83,14 @@ pub enum WorkspaceError {
         /// What was to be done.
         operation: &'static str,
     },
+    /// A snapshot is of another environment than the one that was asked for.
+    #[error("from_snapshot is of environment '{present}', not '{wanted}'")]
+    OtherEnvironment {
+        /// The one asked for.
+        wanted: String,
+        /// The snapshot's.
+        present: String,
+    },
     /// Somebody else is changing the workspace's life.
     #[error("workspace {0} is busy: another pyro is starting, stopping or changing it")]
     Busy(WorkspaceId),
@@ -161,6 +169,8 @@ impl Explain for WorkspaceError {
                 .with_hint(format!("`pyro workspace status {id}` tells what became of it")),
             Self::NotStopped { id, .. } => Problem::new("not_stopped", Blame::Caller, self)
                 .with_hint(format!("pyro workspace stop {id}")),
+            Self::OtherEnvironment { .. } => Problem::new("other_environment", Blame::Caller, self)
+                .with_hint("leave the environment out: a snapshot brings its own"),
             Self::Busy(_) => {
                 Problem::new("workspace_busy", Blame::Caller, self).with_hint("try again in a moment")
             }
