@@ -38,6 +38,8 @@ enum Part {
     Images,
     /// Workspaces: create, exec, snapshot, reset, fork, stop and start, diff, sync, export
     Workspaces,
+    /// A workspace with a tree of very many files: times, memory, and whether it comes back as it was
+    LargeTree,
 }
 
 impl Arguments {
@@ -78,10 +80,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => workspaces::measure(&pyro, &place, &mut table),
         false => Ok(()),
     };
+    let large = match arguments.wants(Part::LargeTree) {
+        true => workspaces::measure_large(&pyro, &place, &mut table),
+        false => Ok(()),
+    };
     for line in table.lines() {
         output::line(&line);
     }
-    workspaces.context("workspaces")
+    workspaces.context("workspaces").and(large.context("large tree"))
 }
 
 fn version(pyro: &Path, runs: u32, place: &Path, table: &mut Table) -> Result<()> {

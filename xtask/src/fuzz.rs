@@ -1,5 +1,7 @@
 //! `cargo xtask fuzz`: the fuzz targets, for a while each.
 
+mod seeds;
+
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -30,7 +32,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let targets = chosen(arguments.target.as_deref())?;
     for target in &targets {
-        let mut fuzz = steps::cargo(&["fuzz", "run", target, "--"]);
+        let mut fuzz = steps::cargo(&["fuzz", "run", target]);
+        if let Some(seeds) = seeds::make(target)? {
+            // What is found goes to the first directory.
+            let found = root::workspace().join("fuzz/corpus").join(target);
+            std::fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;
+            fuzz.args([found, seeds]).arg("--").arg(format!("-max_len={}", seeds::MAX_BYTES));
+        } else {
+            fuzz.arg("--");
+        }
         // The pinned compiler has the sanitizers, but gives them to nightly alone unless it is told otherwise.
         fuzz.env("RUSTC_BOOTSTRAP", "1").current_dir(root::workspace());
         fuzz.arg(format!("-max_total_time={}", arguments.seconds))

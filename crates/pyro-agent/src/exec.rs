@@ -36,7 +36,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const DEFAULT_LANG: &str = "C.UTF-8";
 const DEFAULT_TERM: &str = "xterm-256color";
 /// Where programs start when the host names no directory.
-const WORKSPACE: &str = "/workspace";
+pub(crate) const WORKSPACE: &str = "/workspace";
 
 /// What execs share.
 #[derive(Debug)]

@@ -125,7 +125,10 @@ pub(crate) fn make_directory(
 
 /// Makes one directory; false when the name is taken.
 fn make_one(root: &Root, spot: &Spot) -> Result<bool, FileError> {
-    let parent = root.open_parent(spot)?;
+    let parent = root.open_parent(spot).map_err(|error| match error {
+        FileError::Missing(_) => FileError::Missing(spot.parent().shown()),
+        other => other,
+    })?;
     match rustix::fs::mkdirat(&parent, spot.name(), Mode::from_raw_mode(0o755)) {
         Err(Errno::EXIST) => Ok(false),
         other => other.on(spot).map(|()| true),

@@ -4,21 +4,47 @@
 mod tests;
 
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use pyro_agent::wire::{Failure, FailureCode, TreeStats};
+use pyro_agent::wire::{Failure, FailureCode, GuestPath, TreeStats};
 use pyro_tree::{PackOptions, TreeError, UnpackOptions};
 
 use crate::connection::{Connection, DataReader, DataWriter, failure};
+use crate::exec::WORKSPACE;
+use crate::paths::{FileError, Root};
 
-/// Sends the tree at `path`.
+/// Where an open directory has a path that nobody can move.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// Sends the tree at `path`. No link on the way there leads out of the workspace.
 pub(crate) fn send(connection: &mut Connection, path: &str) -> Result<TreeStats, Failure> {
     absolute(path)?;
+    send_from(connection, Path::new(WORKSPACE), Path::new(path))
+}
+
+fn send_from(connection: &mut Connection, root: &Path, path: &Path) -> Result<TreeStats, Failure> {
+    let parent = parent_below(root, path)?;
+    let held = parent.as_ref().zip(path.file_name());
+    let place =
+        held.map(|(parent, name)| Path::new(DESCRIPTORS).join(parent.as_raw_fd().to_string()).join(name));
     let mut stream = DataWriter::new(connection);
-    let stats = pyro_tree::pack(Path::new(path), &mut stream, &PackOptions::default())
+    let stats = pyro_tree::pack(place.as_deref().unwrap_or(path), &mut stream, &PackOptions::default())
         .map_err(|error| refusal(&error))?;
     stream.finish().map_err(|error| failure(FailureCode::Os, format!("the host left: {error}")))?;
     Ok(to_wire(&stats))
+}
+
+/// The directory that something below `root` lies in; `None` for the root itself and for what is elsewhere.
+fn parent_below(root: &Path, path: &Path) -> Result<Option<OwnedFd>, FileError> {
+    if path == root || !path.starts_with(root) {
+        return Ok(None);
+    }
+    let root = Root::open(&GuestPath::new(root.as_os_str().as_bytes()))?;
+    let spot = root.absolute(&GuestPath::new(path.as_os_str().as_bytes()))?;
+    root.stat(&spot)?;
+    root.open_parent(&spot).map(Some)
 }
 
 /// Receives a tree into `path`.

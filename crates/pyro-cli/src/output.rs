@@ -7,7 +7,7 @@
 
 mod progress;
 
-pub(crate) use progress::PullProgress;
+pub(crate) use progress::{PullProgress, TreeProgress};
 
 use pyro_core::Problem;
 use serde::Serialize;

@@ -116,7 +116,7 @@ fn is_refusal(ran: &Ran) -> bool {
         "must be in 'started' state",
         "the machine ended",
         "supervisor ended unexpectedly",
-        "the connection to the guest ended",
+        "was stopped meanwhile",
     ];
     ran.stderr.contains("[error] ") && texts.iter().any(|text| ran.stderr.contains(text))
 }

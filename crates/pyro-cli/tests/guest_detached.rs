@@ -7,38 +7,29 @@ mod support;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
-use support::{Pyro, Ran, guest_available, wait_until};
+use std::ops::Deref;
+use support::host::Host;
+use support::{Ran, guest_available, wait_until};
 
-/// A `pyro` with one workspace, which is deleted at the end, also of a test that fails.
-struct Host {
-    pyro: Pyro,
+/// A `pyro` with one workspace.
+struct Lab {
+    host: Host,
     id: String,
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.pyro.run(&["workspace", "delete", "--all"]);
+impl Deref for Lab {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
     }
 }
 
-impl Host {
+impl Lab {
     fn new() -> Self {
-        let mut host = Self { pyro: Pyro::new(), id: String::new() };
-        let id = host.done(&["create", "debian:12", "--id-only", "--mem-mib", "256"]);
-        host.id = id.trim_end().to_owned();
-        host
-    }
-
-    fn workspace(&self, arguments: &[&str]) -> Ran {
-        self.pyro.run(&[&["workspace"], arguments].concat())
-    }
-
-    /// The standard output of a command that must succeed.
-    fn done(&self, arguments: &[&str]) -> String {
-        let ran = self.workspace(arguments);
-        assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
-        ran.stdout
+        let host = Host::new();
+        let id = host.create(&[]);
+        Self { host, id }
     }
 
     /// Starts a shell text in the guest and returns its number.
@@ -55,11 +46,6 @@ impl Host {
         sequence
     }
 
-    fn spawn(&self, arguments: &[&str]) -> Child {
-        let mut command = self.pyro.command(&[&["workspace"], arguments].concat());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
     /// Lets a command go on that waits for the file `name` of /workspace.
     fn release(&self, name: &str) {
         self.done(&["exec", &self.id, "--", "touch", name]);
@@ -67,8 +53,7 @@ impl Host {
 
     /// What the records say of a command.
     fn record(&self, sequence: &str) -> Value {
-        let listed = self.done(&["exec", "list", &self.id, "--json"]);
-        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let listed = self.json(&["exec", "list", &self.id]);
         let mut commands = listed["commands"].as_array().unwrap().iter();
         commands.find(|one| one["sequence"].as_u64() == sequence.parse().ok()).unwrap().clone()
     }
@@ -88,7 +73,7 @@ fn a_detached_command_is_watched_from_its_start_to_its_end() {
     if !guest_available() {
         return;
     }
-    let host = Host::new();
+    let host = Lab::new();
     let id = host.id.as_str();
     output_is_there_while_it_runs(&host);
     a_wait_lasts_until_the_end(&host);
@@ -106,7 +91,7 @@ fn a_detached_command_is_watched_from_its_start_to_its_end() {
     assert!(ran.stdout.ends_with(" wait_timed_out=no\n"), "{ran:?}");
 }
 
-fn output_is_there_while_it_runs(host: &Host) {
+fn output_is_there_while_it_runs(host: &Lab) {
     let id = host.id.as_str();
     let sequence = host.detach(&format!("echo out; echo err >&2; {}; echo last; exit 42", until("go")));
     let mut follower = host.spawn(&["exec", "logs", id, &sequence, "--follow"]);
@@ -136,7 +121,7 @@ fn output_is_there_while_it_runs(host: &Host) {
     assert!(log.contains("exit_code=42"), "{log}");
 }
 
-fn a_wait_lasts_until_the_end(host: &Host) {
+fn a_wait_lasts_until_the_end(host: &Lab) {
     let id = host.id.as_str();
     let sequence = host.detach(&format!("{}; exit 7", until("go2")));
     let command = host.spawn(&["exec", id, "--shell", &until("go2")]);
@@ -157,14 +142,14 @@ fn a_wait_lasts_until_the_end(host: &Host) {
     assert_eq!(idle.stdout, format!("[workspace-wait] workspace_id={id} state=started wait_timed_out=no\n"));
 }
 
-fn a_killed_command_leaves_no_process(host: &Host) {
+fn a_killed_command_leaves_no_process(host: &Lab) {
     let id = host.id.as_str();
     let sequence = host.detach("(setsid sleep 1000 &); exec sleep 1000");
     let line = host.done(&["exec", "kill", id, &sequence]);
     let head =
         format!("[workspace-exec-kill] workspace_id={id} sequence={sequence} state=killed exit_code=143 ");
     assert!(line.starts_with(&head), "{line}");
-    let ran = host.workspace(&["exec", id, "--shell", "grep -qsx sleep /proc/[0-9]*/comm"]);
+    let ran = host.workspace(&["exec", id, "--shell", "cat /proc/[0-9]*/comm 2>/dev/null | grep -qx sleep"]);
     assert_eq!(ran.code, Some(1), "a child survived its command: {ran:?}");
     let ran = host.workspace(&["exec", "kill", id, &sequence]);
     assert!(ran.code == Some(1) && ran.stderr.contains("has already ended"), "{ran:?}");
@@ -181,7 +166,7 @@ fn a_detached_command_outlives_its_pyro_and_ends_with_its_machine() {
     if !guest_available() {
         return;
     }
-    let host = Host::new();
+    let host = Lab::new();
     let id = host.id.as_str();
     // Killed as soon as the guest has begun it, before pyro itself could say so.
     let text = "touch begun; exec sleep 1000";
@@ -207,7 +192,7 @@ fn a_detached_command_outlives_its_pyro_and_ends_with_its_machine() {
     // A death that nobody could record is seen by who waits.
     let orphan = host.detach("exec sleep 1000");
     let waiting = host.spawn(&["exec", "wait", id, &orphan]);
-    kill_process(Pid::from_raw(supervisor(&host).try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+    kill_process(Pid::from_raw(host.supervisor().try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
     let ran = Ran::from(waiting.wait_with_output().unwrap());
     assert!(ran.code == Some(125) && ran.stdout.contains(" state=lost exit_code=unknown "), "{ran:?}");
 
@@ -219,20 +204,4 @@ fn a_detached_command_outlives_its_pyro_and_ends_with_its_machine() {
     host.done(&["delete", id]);
     let ran = Ran::from(waiting.wait_with_output().unwrap());
     assert!(ran.code == Some(1) && ran.stderr.contains("does not exist"), "{ran:?}");
-}
-
-/// The supervisor of the only started workspace: it holds a file of the state directory open.
-fn supervisor(host: &Host) -> u32 {
-    let is_supervisor = |pid: &u32| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        let mut targets = open.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
-        command.split(|byte| *byte == 0).any(|word| word == b"supervise-machine")
-            && targets.any(|target| target.starts_with(host.pyro.state.path()))
-    };
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let found: Vec<u32> = pids.filter(is_supervisor).collect();
-    assert_eq!(found.len(), 1, "supervisors: {found:?}");
-    found[0]
 }

@@ -5,62 +5,50 @@
 mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
+use std::ops::Deref;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use support::forest::{self, done, git, has};
+use support::host::Host;
 use support::tree::{self, Content, GitTree, Tree, as_git_sees, assert_same, below};
-use support::{Pyro, Ran, guest_available, wait_until};
+use support::{Ran, guest_available, wait_until};
 
-/// One workspace that is deleted at the end, also of a test that fails, and files of the host.
-struct Host {
-    pyro: Pyro,
-    files: tempfile::TempDir,
+/// One workspace and files of the host.
+struct Lab {
+    host: Host,
     id: String,
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.pyro.run(&["workspace", "delete", "--all"]);
-        // Directories in there forbid their owner to write.
-        let _ = Command::new("chmod").args(["-R", "u+rwx"]).arg(self.files.path()).output();
+impl Deref for Lab {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
     }
 }
 
-impl Host {
+impl Lab {
     /// A workspace of a seed that `make` makes.
     fn new(make: impl FnOnce(&Path), arguments: &[&str]) -> Self {
-        let mut host = Self { pyro: Pyro::new(), files: tempfile::tempdir().unwrap(), id: String::new() };
+        let host = Host::new();
         let seed = host.path("seed");
         fs::create_dir(&seed).unwrap();
-        make(&seed);
-        let seed = seed.to_str().unwrap();
-        let create = ["create", "debian:12", "--id-only", "--mem-mib", "512", "--seed-path", seed];
-        let ran = host.workspace(&[&create, arguments].concat());
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-        host.id = ran.stdout.trim_end().to_owned();
-        host
+        make(Path::new(&seed));
+        let id = host.create(&[&["--seed-path", &seed], arguments].concat());
+        Self { host, id }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
     }
 
-    fn workspace(&self, arguments: &[&str]) -> Ran {
-        self.pyro.run(&[&["workspace"], arguments].concat())
-    }
-
-    /// The standard output of a command that must succeed.
-    fn done(&self, arguments: &[&str]) -> Vec<u8> {
+    /// The standard output, whatever bytes it is, of a command that must succeed.
+    fn bytes(&self, arguments: &[&str]) -> Vec<u8> {
         done(&mut self.pyro.command(&[&["workspace"], arguments].concat()))
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_slice(&self.done(&[arguments, &["--json"]].concat())).unwrap()
     }
 
     /// Runs a script of any bytes in the guest; it must succeed.
@@ -94,7 +82,7 @@ fn trees_come_back_bit_for_bit() {
     if !guest_available() {
         return;
     }
-    let host = Host::new(
+    let host = Lab::new(
         |seed| {
             forest::checkout(&seed.join("checkout"));
             forest::venv(&seed.join("venv"));
@@ -124,7 +112,7 @@ fn trees_come_back_bit_for_bit() {
     interrupted_transfers_leave_no_trace(&host);
 }
 
-fn git_finds_nothing_wrong(host: &Host) {
+fn git_finds_nothing_wrong(host: &Lab) {
     let text = b"cd checkout; git config --global safe.directory '*'; git fsck --full --strict; \
                  git status --porcelain; git log --oneline other | wc -l";
     assert_eq!(host.script(text), "4\n");
@@ -136,7 +124,7 @@ fn git_finds_nothing_wrong(host: &Host) {
 }
 
 /// Archives of other programs, plain and compressed; the names do not matter.
-fn archives_are_trees_too(host: &Host, seed: &Tree) {
+fn archives_are_trees_too(host: &Lab, seed: &Tree) {
     if !has("tar") {
         return;
     }
@@ -166,7 +154,7 @@ fn archives_are_trees_too(host: &Host, seed: &Tree) {
     }
 }
 
-fn a_filtered_push_takes_what_git_would(host: &Host) {
+fn a_filtered_push_takes_what_git_would(host: &Lab) {
     let checkout = host.path("seed/checkout");
     forest::write(&checkout.join("new file.txt"), b"neither tracked nor ignored\n");
     forest::write(&checkout.join("noise.log"), b"ignored\n");
@@ -180,7 +168,7 @@ fn a_filtered_push_takes_what_git_would(host: &Host) {
     assert!(got.iter().all(|(path, node)| whole.get(path) == Some(node)));
 }
 
-fn a_push_merges(host: &Host) {
+fn a_push_merges(host: &Lab) {
     host.script(
         b"mkdir -p merge/both merge/old; echo kept > merge/both/kept; echo old > merge/both/replaced",
     );
@@ -204,7 +192,7 @@ fn a_push_merges(host: &Host) {
 }
 
 /// What a seed cannot hold but a guest can make.
-fn what_only_guests_have(host: &Host) {
+fn what_only_guests_have(host: &Lab) {
     let text = "mkdir own; cd own; echo secret > unreadable; chmod 0 unreadable; mkfifo pipe; \
                 echo x > setuid; chmod 4755 setuid; ln -s /etc/passwd out; ln -s ../../x up; ln -s setuid in; \
                 mkdir closed; echo y > closed/file; chmod 0 closed";
@@ -231,9 +219,20 @@ fn what_only_guests_have(host: &Host) {
         host.workspace(&["export", &host.id, "own/out", "--output", host.path("link").to_str().unwrap()]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(host.path("link").symlink_metadata().is_err());
+
+    host.script(b"ln -s /etc own/etc");
+    let output = host.path("passwd");
+    let ran = host.workspace(&["export", &host.id, "own/etc/passwd", "--output", output.to_str().unwrap()]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("symlinked parent"), "{ran:?}");
+    let ran = host.workspace(&["export", &host.id, "own/none", "--output", output.to_str().unwrap()]);
+    assert!(
+        ran.stderr.starts_with("[error] workspace path does not exist: /workspace/own/none\n"),
+        "{ran:?}"
+    );
+    assert!(output.symlink_metadata().is_err());
 }
 
-fn exports_are_careful(host: &Host) {
+fn exports_are_careful(host: &Lab) {
     let out = host.path("careful");
     fs::create_dir(&out).unwrap();
     let export = |path: &str, name: &str, more: &[&str]| {
@@ -278,7 +277,7 @@ fn exports_are_careful(host: &Host) {
     assert_eq!(names, BTreeSet::from(["dangling", "directory", "file", "link", "victim"].map(Into::into)));
 }
 
-fn interrupted_transfers_leave_no_trace(host: &Host) {
+fn interrupted_transfers_leave_no_trace(host: &Lab) {
     let large = host.path("too large");
     for number in 0..24 {
         forest::write(&large.join(format!("checkout/src/part{number}.txt")), &vec![number; 8 << 20]);
@@ -304,6 +303,16 @@ fn interrupted_transfers_leave_no_trace(host: &Host) {
     kill_process(Pid::from_child(&export), Signal::INT).unwrap();
     assert_eq!(export.wait().unwrap().code(), Some(130));
     assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "an interrupted export left something");
+
+    // On the disk, so that there is nothing to wait for when it is stopped.
+    host.script(b"sync");
+    let export = host.spawn(&arguments[1..]);
+    wait_until("the export to be under way", || out.join("some/where").exists());
+    host.done(&["stop", &host.id]);
+    let ran = Ran::from(export.wait_with_output().unwrap());
+    let told = format!("[error] workspace {} was stopped meanwhile\n", host.id);
+    assert!(ran.code == Some(1) && ran.stderr.starts_with(&told), "{ran:?}");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "an export that was cut off left something");
 }
 
 /// Bytes that a process has read so far.
@@ -319,7 +328,7 @@ fn a_diff_applied_to_where_it_began_gives_the_present() {
         return;
     }
     let mut random = Random(0x5eed);
-    let host = Host::new(|seed| ordinary(seed, &mut Random(7)), &["--seed-filter", "all"]);
+    let host = Lab::new(|seed| ordinary(seed, &mut Random(7)), &["--seed-filter", "all"]);
     let base = host.export("/workspace", "base");
     let mut against = ("baseline".to_owned(), "base".to_owned());
     let mut previous = base;
@@ -338,8 +347,8 @@ fn a_diff_applied_to_where_it_began_gives_the_present() {
     patch_gives(&host, &("baseline".to_owned(), "base".to_owned()), &previous);
     let previous = a_patch_of_git_applies(&host, &previous, &mut random);
 
-    let diffs = |host: &Host| {
-        ["baseline", "snapshot-1"].map(|against| host.done(&["diff", &host.id, "--against", against]))
+    let diffs = |host: &Lab| {
+        ["baseline", "snapshot-1"].map(|against| host.bytes(&["diff", &host.id, "--against", against]))
     };
     let running = diffs(&host);
     host.done(&["stop", &host.id]);
@@ -367,11 +376,11 @@ fn unlike(wanted: &GitTree, got: &GitTree) -> Vec<String> {
 }
 
 /// Applies the workspace's diff to a copy of where it began, by git.
-fn patch_gives(host: &Host, (snapshot, directory): &(String, String), present: &Tree) {
+fn patch_gives(host: &Lab, (snapshot, directory): &(String, String), present: &Tree) {
     let copy = host.path("copy");
     done(Command::new("cp").arg("-a").arg(host.path(directory)).arg(&copy));
     let (old, new) = (tree::read(&copy), as_git_sees(present));
-    let diff = host.done(&["diff", &host.id, "--against", snapshot]);
+    let diff = host.bytes(&["diff", &host.id, "--against", snapshot]);
     let end = diff.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     let patch = host.path("patch");
     fs::write(&patch, &diff[end..]).unwrap();
@@ -407,7 +416,7 @@ fn patch_gives(host: &Host, (snapshot, directory): &(String, String), present: &
 }
 
 /// Changes on the host, told by `git diff`, arrive in the guest. Gives what is there then.
-fn a_patch_of_git_applies(host: &Host, present: &Tree, random: &mut Random) -> Tree {
+fn a_patch_of_git_applies(host: &Lab, present: &Tree, random: &mut Random) -> Tree {
     let work = host.path("work");
     done(Command::new("cp").arg("-a").arg(host.path("present3")).arg(&work));
     for arguments in [&["init", "-q"][..], &["add", "-Af"], &["commit", "-qm", "before"]] {

@@ -203,6 +203,9 @@ fn exit_codes_and_timeouts(host: &Host, id: &str) {
     let ran = host.workspace(&["exec", id, "--", "no-such-program"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("[error] ") && ran.stderr.contains("no-such-program"), "{ran:?}");
+    let commands = host.json(&["exec", "list", id]);
+    let refused = commands["commands"].as_array().unwrap().last().unwrap();
+    assert_eq!((&refused["state"], &refused["exit_code"]), (&"exited".into(), &127.into()), "{refused}");
     let ran = host.workspace(&["exec", id, "--secret-env", "MISSING", "--", "true"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("secret_env references unknown workspace secret"), "{ran:?}");
@@ -344,6 +347,18 @@ fn an_exported_disk_is_sound(host: &Host, id: &str) {
     let again = host.workspace(&["disk", "export", id, "--output", &image]);
     assert_eq!(again.code, Some(1), "{again:?}");
     fs::remove_file(image).unwrap();
+
+    let made = host.path("made");
+    let image = format!("{made}/on the way/disk.ext4");
+    let export = host.spawn(&["disk", "export", id, "--output", &image]);
+    wait_until("the export to be under way", || Path::new(&made).exists());
+    kill_process(Pid::from_child(&export), Signal::INT).unwrap();
+    let ran = Ran::from(export.wait_with_output().unwrap());
+    match ran.code {
+        Some(130) => assert!(!Path::new(&made).exists(), "an interrupted export left something"),
+        // It was faster.
+        code => assert!(code == Some(0) && Path::new(&image).exists(), "{ran:?}"),
+    }
 }
 
 #[test]
@@ -354,6 +369,9 @@ fn a_fork_goes_its_own_way_and_deleting_leaves_nothing() {
     let host = Host::new();
     let origin = host.create(&["--name", "origin"]);
     host.shell(&origin, "echo shared > /workspace/shared");
+    let ran = host.workspace(&["create", "--from-snapshot", "origin:baseline", "debian:12-base"]);
+    let told = "from_snapshot is of environment 'debian:12', not 'debian:12-base'";
+    assert!(ran.code == Some(1) && ran.stderr.contains(told), "{ran:?}");
     let fork = host.done(&["fork", "origin", "--name", "branch", "--id-only"]).trim_end().to_owned();
     assert_ne!(fork, origin);
     assert_eq!(host.json(&["status", "branch"])["workspace_id"], Value::from(fork.clone()));

@@ -1,6 +1,6 @@
-//! Everything but commands that the host does in a guest: files, walks, transactions, trees, secrets, and the
-//! frozen moment of a snapshot. Each function runs one operation over a fresh connection to the agent; what
-//! the guest sends is bounded and checked before it is believed.
+//! Everything but commands that the host does in a guest: files, walks, transactions, secrets, and the frozen
+//! moment of a snapshot; whole trees are in [`transfer`](crate::transfer). Each function runs one operation over
+//! a fresh connection to the agent; what the guest sends is bounded and checked before it is believed.
 //!
 //! Dropping a future or a value of this module ends its connection, and the agent then undoes what was not
 //! finished.
@@ -13,7 +13,6 @@ mod files;
 mod listing;
 #[cfg(test)]
 mod tests;
-mod trees;
 mod upload;
 
 pub use apply::{Transaction, apply};
@@ -24,9 +23,7 @@ pub use listing::{Entries, file_list, walk};
 pub use pyro_agent::wire::{
     Applied, Change, ChangeAction, DirectoryMade, Entry, Expected, FileFacts, FileKind, FileMoved, FileRead,
     FileRemoved, FileTime, FileWritten, GuestPath, Listed, Metrics, SecretItem, SecretsInstalled, Thawed,
-    TreeStats,
 };
-pub use trees::{TreeDownload, sync_in, tree_in, tree_out};
 pub use upload::Upload;
 
 use crate::exec::{AgentError, AgentStream, parse_json};

@@ -23,6 +23,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{RwLock, mpsc, oneshot};
 
 pub use error::TransferError;
+pub(crate) use export::MadeParents;
 pub use export::{Artifact, ExportReport, ExportTarget, Overwrite};
 pub use pyro_tree::{Limits, LinkPolicy, SkipReason, Skipped, TreeStats};
 pub use seed::{SeedFilter, SeedMode, SeedSource};

@@ -25,11 +25,13 @@ mod review;
 pub(crate) mod secrets;
 mod snapshots;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod views;
 mod waiting;
 
 pub use commands::{CommandFollow, CommandView, DetachedCommand, KillSignal, NewOutput, WaitedCommand};
-pub use create::{CreatePhase, CreateWorkspace};
+pub use create::{CreatePhase, CreateProgress, CreateWorkspace};
 pub use diff::{Diff, DiffEntry, DiffSummary};
 pub use disk::DiskExport;
 pub use error::WorkspaceError;
@@ -45,7 +47,7 @@ pub use origin::ForkWorkspace;
 pub use review::{CommandCounts, LogEntry, Summary, SummaryCommand, SummaryEvent};
 pub use secrets::{SecretSpec, SecretValue};
 pub use snapshots::{Reset, ResetFacts, SnapshotDeleted, SnapshotView};
-pub use sync::{ExportOptions, Exported, SkippedEntry, SyncFacts, Synced};
+pub use sync::{ExportOptions, Exported, Moved, SkippedEntry, SyncFacts, Synced};
 pub use views::{LastCommand, SecretFacts, SeedView, WORKSPACE_PATH, WorkspaceView};
 pub use waiting::{Awaited, WaitedWorkspace};
 

@@ -14,9 +14,8 @@ mod path;
 mod superblock;
 mod walk;
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::baseline::{DiskError, ReadAt};
 use crate::limits::MAX_CACHED_BLOCKS;
@@ -25,12 +24,12 @@ use superblock::Superblock;
 
 pub use path::Depth;
 
-/// An ext4 file system, open for reading. It may move to another thread, but not be shared.
+/// An ext4 file system, open for reading. Several may read it at the same time, though not faster than one.
 pub struct Ext4<R> {
     reader: R,
     superblock: Superblock,
     replayed: Replayed,
-    cache: RefCell<Cache>,
+    cache: Mutex<Cache>,
 }
 
 impl<R: ReadAt> Ext4<R> {
@@ -44,10 +43,10 @@ impl<R: ReadAt> Ext4<R> {
         read(&reader, &mut bytes, superblock::OFFSET)?;
         let superblock = Superblock::parse(&bytes)?;
         let mut disk =
-            Self { reader, superblock, replayed: Replayed::default(), cache: RefCell::new(Cache::default()) };
+            Self { reader, superblock, replayed: Replayed::default(), cache: Mutex::new(Cache::default()) };
         if disk.superblock.needs_recovery {
             let replayed = journal::replay(&disk)?;
-            disk.cache = RefCell::new(Cache::default());
+            disk.cache = Mutex::new(Cache::default());
             disk.replayed = replayed;
             let (block, offset) = disk.superblock.place();
             let bytes = disk.block(block)?;
@@ -64,15 +63,20 @@ impl<R: ReadAt> Ext4<R> {
         self.superblock.block_size
     }
 
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // Whole after each of its operations, whoever panics beside it.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One block, as the journal has it or as it is on the disk.
     fn block(&self, number: u64) -> Result<Arc<[u8]>, DiskError> {
-        if let Some(block) = self.cache.borrow_mut().get(number) {
+        if let Some(block) = self.cache().get(number) {
             return Ok(block);
         }
         let mut bytes = vec![0; self.block_size()];
         self.read_blocks(number, &mut bytes)?;
         let block: Arc<[u8]> = bytes.into();
-        self.cache.borrow_mut().put(number, Arc::clone(&block));
+        self.cache().put(number, Arc::clone(&block));
         Ok(block)
     }
 

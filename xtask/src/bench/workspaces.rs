@@ -3,6 +3,7 @@
 //! Each scenario has workspaces of its own, so that one that fails leaves the others' figures standing.
 
 mod client;
+mod large;
 mod trees;
 
 use std::path::{Path, PathBuf};
@@ -73,6 +74,13 @@ pub(super) fn measure(pyro: &Path, place: &Path, table: &mut Table) -> Result<()
         (Err(error), Err(left)) => Err(error.context(format!("{left:#}"))),
         (measured, closed) => measured.and(closed),
     }
+}
+
+/// The same for a tree of very many files, which takes minutes by itself.
+pub(super) fn measure_large(pyro: &Path, place: &Path, table: &mut Table) -> Result<()> {
+    let client = Client::open(pyro, &place.join("large workspaces"))?;
+    let measured = steps::call("workspace with a large tree", || large::measure(&client, table));
+    measured.and(steps::call("delete the workspaces", || client.close()))
 }
 
 fn measure_all(client: &Client, table: &mut Table) -> Result<()> {

@@ -35,6 +35,31 @@ fn transfers_go_through_frames_both_ways() {
 }
 
 #[test]
+fn what_is_sent_lies_below_the_root_and_no_link_leads_elsewhere() {
+    let lab = tempfile::tempdir().unwrap();
+    let root = lab.path().join("root");
+    fs::create_dir_all(root.join("directory")).unwrap();
+    fs::write(root.join("directory/file"), "inside").unwrap();
+    fs::write(lab.path().join("secret"), "outside").unwrap();
+    std::os::unix::fs::symlink("..", root.join("up")).unwrap();
+    std::os::unix::fs::symlink("directory", root.join("link")).unwrap();
+    let sent = |path: &str| {
+        let (_host, guest) = UnixStream::pair().unwrap();
+        send_from(&mut Connection::new(guest.into()), &root, &root.join(path))
+    };
+    for (path, entries) in [("", 4 + 1), ("directory", 2), ("directory/file", 1), ("link", 1)] {
+        assert_eq!(sent(path).unwrap().entry_count, entries, "{path}");
+    }
+    for path in ["up/secret", "link/file"] {
+        assert!(sent(path).unwrap_err().message.contains("symlinked parent"), "{path}");
+    }
+    let missing = sent("directory/none").unwrap_err();
+    assert_eq!(missing.code, FailureCode::NotFound);
+    let told = format!("workspace path does not exist: {}/directory/none", root.display());
+    assert_eq!(missing.message, told);
+}
+
+#[test]
 fn a_host_that_leaves_in_the_middle_is_an_error() {
     let to = tempfile::tempdir().unwrap();
     let (mut host, guest) = UnixStream::pair().unwrap();

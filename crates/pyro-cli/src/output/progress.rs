@@ -1,4 +1,5 @@
-//! Progress of a pull: bars on a terminal, a line for each step elsewhere, nothing with `--json`.
+//! Progress of a pull: bars on a terminal, a line for each step elsewhere, nothing with `--json`. That of a tree
+//! that goes to a guest or comes from one: on a terminal alone.
 
 use super::{Format, is_interactive, note};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -112,6 +113,39 @@ impl Progress for PullProgress {
                 let _ = lock(bars).drawn.println(format!("trying again: {reason}"));
             }
         }
+    }
+}
+
+/// Shows a person how much of a tree has gone over.
+pub(crate) struct TreeProgress(ProgressBar);
+
+impl TreeProgress {
+    pub(crate) fn new(format: Format, message: &'static str) -> Self {
+        let bar = match (format, is_interactive()) {
+            (Format::Human, true) => ProgressBar::new_spinner(),
+            (Format::Human, false) | (Format::Json, _) => ProgressBar::hidden(),
+        };
+        bar.set_style(style("{spinner} {msg} {bytes} {bytes_per_sec}"));
+        Self(bar.with_message(message))
+    }
+
+    /// So many bytes have gone over. Afterwards the guest may still be busy with them.
+    pub(crate) fn moved(&self, bytes: u64) {
+        if self.0.position() == 0 {
+            self.0.enable_steady_tick(TICK);
+        }
+        self.0.set_position(bytes);
+    }
+
+    /// Wipes it off the screen.
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for TreeProgress {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// A `pyro` whose workspaces are deleted at the end, also of a test that fails.
 pub(crate) struct Host {
@@ -17,6 +17,8 @@ pub(crate) struct Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.pyro.run(&["workspace", "delete", "--all"]);
+        // Directories of a tree that was exported may forbid their owner to write.
+        let _ = Command::new("chmod").args(["-R", "u+rwx"]).arg(self.files.path()).output();
     }
 }
 
@@ -38,6 +40,12 @@ impl Host {
 
     pub(crate) fn workspace(&self, arguments: &[&str]) -> Ran {
         self.pyro.run(&[&["workspace"], arguments].concat())
+    }
+
+    /// Begins a command whose output is read later.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = self.pyro.command(&[&["workspace"], arguments].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// The standard output of a command that must succeed.
@@ -66,9 +74,7 @@ impl Host {
     }
 
     pub(crate) fn spawn_shell(&self, workspace: &str, text: &str) -> Child {
-        let arguments = ["workspace", "exec", workspace, "--timeout-seconds", "60", "--shell", text];
-        let mut command = self.pyro.command(&arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        self.spawn(&["exec", workspace, "--timeout-seconds", "60", "--shell", text])
     }
 
     /// Processes that hold a file of the state directory open: supervisors and their machines.

@@ -207,7 +207,9 @@ impl Explain for StoreError {
             }
             Self::Name(error) => error.explain(),
             Self::Taken(_) => tell("workspace_exists", Blame::Caller),
-            Self::NothingToChange => tell("nothing_to_change", Blame::Caller),
+            Self::NothingToChange => tell("nothing_to_change", Blame::Caller).with_hint(
+                "give another name or label than it has: --name, --clear-name, --label, --clear-label",
+            ),
             Self::Conflict { found, .. } => explain_conflict(*found, self),
             Self::NoSnapshot { id, .. } => tell("no_such_snapshot", Blame::Caller)
                 .with_hint(format!("`pyro workspace snapshot list {id}` shows what there is")),

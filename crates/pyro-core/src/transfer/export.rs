@@ -5,6 +5,7 @@ use pyro_tree::{LinkPolicy, Root, SingleKind, SkipReason, Skipped, TreeStats};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -97,16 +98,9 @@ impl ExportTarget {
     /// A new hidden directory beside the target.
     pub(super) fn stage(&self) -> Result<Stage, TransferError> {
         let failed = |source| TransferError::Output { path: self.path.clone(), source };
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        let missing = parent.ancestors().take_while(|above| above.symlink_metadata().is_err());
-        let missing = missing.filter(|above| !above.as_os_str().is_empty());
-        let mut stage = Stage {
-            target: self.path.clone(),
-            path: None,
-            made_parents: missing.map(Path::to_owned).collect(),
-        };
-        std::fs::create_dir_all(parent).map_err(failed)?;
+        let parent = parent_of(&self.path);
+        let made_parents = MadeParents::of(&self.path).map_err(failed)?;
+        let mut stage = Stage { target: self.path.clone(), path: None, made_parents };
         let name = self.path.file_name().unwrap_or_default().as_bytes();
         let name = &name[..name.len().min(MAX_NAME_IN_STAGE)];
         let prefix: OsString =
@@ -118,21 +112,60 @@ impl ExportTarget {
     }
 }
 
+/// Directories that were made for an output. Dropped without [`MadeParents::keep`] they vanish, where they are
+/// empty.
+#[derive(Debug, Default)]
+pub(crate) struct MadeParents {
+    /// Innermost first.
+    made: Vec<PathBuf>,
+}
+
+impl MadeParents {
+    /// Makes what is missing above `output`.
+    pub(crate) fn of(output: &Path) -> io::Result<Self> {
+        let parent = parent_of(output);
+        let missing = parent.ancestors().take_while(|above| above.symlink_metadata().is_err());
+        let missing = missing.filter(|above| !above.as_os_str().is_empty());
+        let made = Self { made: missing.map(Path::to_owned).collect() };
+        std::fs::create_dir_all(parent)?;
+        Ok(made)
+    }
+
+    /// They stay; their names are made durable, and that of `output`, which is there by now.
+    pub(crate) fn keep(mut self, output: &Path) -> io::Result<()> {
+        let made = std::mem::take(&mut self.made);
+        for named in made.iter().map(PathBuf::as_path).chain([output]) {
+            match File::open(parent_of(named)) {
+                Ok(directory) => directory.sync_all()?,
+                // Then it is as durable as any other copy.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MadeParents {
+    fn drop(&mut self) {
+        for parent in &self.made {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+}
+
 /// A tree in the making. Dropped without [`Stage::commit`] it vanishes, with the parents made for it.
 pub(super) struct Stage {
     target: PathBuf,
     path: Option<PathBuf>,
-    /// Innermost first.
-    made_parents: Vec<PathBuf>,
+    /// Go after what is staged in them.
+    made_parents: MadeParents,
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             let _ = pyro_tree::remove_tree(path);
-        }
-        for parent in &self.made_parents {
-            let _ = std::fs::remove_dir(parent);
         }
     }
 }
@@ -180,21 +213,25 @@ impl Stage {
             }
             Some(Root::Loose) | None => return Err(TransferError::Shapeless),
         };
+        let failed = |source| TransferError::Output { path: self.target.clone(), source };
         let from = self.path();
+        flush(artifact, from).map_err(failed)?;
         let moved = match overwrite {
             Overwrite::Refuse => move_new(from, &self.target),
             Overwrite::Replace => replace(from, &self.target),
         };
         moved.map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => TransferError::OutputExists(self.target.clone()),
-            _ => TransferError::Output { path: self.target.clone(), source },
+            _ => failed(source),
         })?;
-        self.made_parents.clear();
+        // The new name is durable before the old tree goes.
+        let named = std::mem::take(&mut self.made_parents).keep(&self.target);
         // What is left of the stage: nothing, or what was replaced.
         let left_behind = self
             .path
             .take()
             .filter(|path| path.symlink_metadata().is_ok() && pyro_tree::remove_tree(path).is_err());
+        named.map_err(|source| TransferError::Output { path: self.target.clone(), source })?;
         Ok(ExportReport {
             artifact,
             entry_count: stats.entry_count,
@@ -218,6 +255,36 @@ fn refuse_link(stats: &TreeStats, path: &Path, links: LinkPolicy) -> Result<(), 
         _ => std::fs::read_link(path).unwrap_or_default().to_string_lossy().into_owned(),
     };
     Err(TransferError::LinkOutside { target })
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes contents durable, so that a host that loses power has the whole of what it has a name for. A tree is
+/// not flushed file by file: that would take many times as long as one flush of its file system.
+fn flush(artifact: Artifact, path: &Path) -> io::Result<()> {
+    match artifact {
+        // Goes with its name.
+        Artifact::Symlink => Ok(()),
+        Artifact::File => match File::open(path) {
+            Ok(file) => file.sync_all(),
+            // Its owner may not read it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => flush_beside(path),
+            Err(error) => Err(error),
+        },
+        Artifact::Directory => flush_beside(path),
+    }
+}
+
+/// Makes all of the file system durable that `path` is on.
+fn flush_beside(path: &Path) -> io::Result<()> {
+    match File::open(parent_of(path)) {
+        Ok(parent) => Ok(rustix::fs::syncfs(parent)?),
+        // Then it is as durable as any other copy.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn move_new(from: &Path, to: &Path) -> io::Result<()> {

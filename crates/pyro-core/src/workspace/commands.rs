@@ -107,13 +107,14 @@ impl Pyro {
         address: &str,
         command: &WorkspaceCommand,
     ) -> Result<DetachedCommand, WorkspaceError> {
-        let Prepared { link, request: exec, facts } = self.prepare(address, command)?;
+        let Prepared { id, link, request: exec, facts } = self.prepare(address, command)?;
         let exec = ExecRequest { stdin: false, tty: None, ..exec };
         let run = RunCommand { command: facts.command.clone(), cwd: facts.cwd.clone(), exec };
         let request = Request::RunCommand(Box::new(run));
         check_size(&request)?;
         // The supervisor bounds the start itself; this bound is for a supervisor that hangs.
-        match link.ask(&request, SUPERVISOR_DEADLINE * 2).await? {
+        let run = async { Ok(link.ask(&request, SUPERVISOR_DEADLINE * 2).await?) };
+        match self.during(id, &link, run).await? {
             Answer::Begun { command } => Ok(DetachedCommand {
                 facts: ExecFacts { sequence: command.sequence, ..facts },
                 state: CommandState::Running.as_str(),

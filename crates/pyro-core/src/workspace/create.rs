@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// A workspace to make.
 #[derive(Clone, Debug)]
 pub struct CreateWorkspace {
-    /// The environment; pulled when it is not installed. Of a fork it is the source's.
+    /// The environment; pulled when it is not installed. From a snapshot it is that one's; then empty will do.
     pub environment: String,
     /// Virtual CPUs, see [`limits::VCPU_COUNT`].
     pub vcpu_count: u64,
@@ -109,6 +109,15 @@ impl CreatePhase {
     }
 }
 
+/// How far a creation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CreateProgress {
+    /// What it is about to do.
+    Phase(CreatePhase),
+    /// Bytes of the seed that have gone over so far, names and all.
+    Seeded(u64),
+}
+
 /// A request whose every value has been checked.
 pub(super) struct Checked {
     machine: MachineRequest,
@@ -177,7 +186,7 @@ impl Checked {
 }
 
 impl Pyro {
-    /// Makes a workspace, boots it, fills it, and seals its baseline. `phase` is told what comes next.
+    /// Makes a workspace, boots it, fills it, and seals its baseline. `told` learns what comes next.
     ///
     /// When it fails nothing of the workspace stays. Where the future is dropped or its process dies, the
     /// machine ends at once, and the next [`Pyro::open`] removes the rest.
@@ -185,10 +194,10 @@ impl Pyro {
         &self,
         request: &CreateWorkspace,
         progress: Arc<dyn Progress>,
-        phase: &(dyn Fn(CreatePhase) + Sync),
+        told: &(dyn Fn(CreateProgress) + Sync),
     ) -> Result<WorkspaceView, WorkspaceError> {
         let checked = Checked::new(request).await?;
-        phase(CreatePhase::Environment);
+        told(CreateProgress::Phase(CreatePhase::Environment));
         let origin = match &request.from_snapshot {
             None => {
                 environments::check(&request.environment)?;
@@ -197,10 +206,17 @@ impl Pyro {
             }
             Some((address, snapshot)) => {
                 let source = self.store.get(self.resolve(address)?)?;
+                let wanted = &request.environment;
+                if !wanted.is_empty() && *wanted != source.environment {
+                    return Err(WorkspaceError::OtherEnvironment {
+                        wanted: wanted.clone(),
+                        present: source.environment,
+                    });
+                }
                 self.origin_in(&source, snapshot)?
             }
         };
-        self.make(origin, checked, phase).await
+        self.make(origin, checked, told).await
     }
 
     /// Makes a workspace of checked values.
@@ -208,7 +224,7 @@ impl Pyro {
         &self,
         origin: Origin,
         mut checked: Checked,
-        phase: &(dyn Fn(CreatePhase) + Sync),
+        told: &(dyn Fn(CreateProgress) + Sync),
     ) -> Result<WorkspaceView, WorkspaceError> {
         let id = WorkspaceId::from_bytes(random().map_err(WorkspaceError::state("draw", "an id"))?);
         let dir = self.places.workspace(id);
@@ -219,10 +235,10 @@ impl Pyro {
         let seed = checked.seed.take();
         let made = async {
             self.put_on_record(id, origin, checked, seed.as_ref())?;
-            phase(CreatePhase::Boot);
+            told(CreateProgress::Phase(CreatePhase::Boot));
             let link = self.boot(id, engine, true).await?;
             self.places.reach(FaultPoint::CreateBooted);
-            self.fill(id, &link, seed, phase).await
+            self.fill(id, &link, seed, told).await
         };
         if let Err(error) = made.await {
             // The machine ends with its client; the rest can only be removed after it.
@@ -296,19 +312,20 @@ impl Pyro {
         id: WorkspaceId,
         link: &Link,
         seed: Option<SeedSource>,
-        phase: &(dyn Fn(CreatePhase) + Sync),
+        told: &(dyn Fn(CreateProgress) + Sync),
     ) -> Result<(), WorkspaceError> {
         let workspace = self.store.get(id)?;
         let mut counts = transfer::TreeStats::default();
         if let Some(seed) = seed {
-            phase(CreatePhase::Seed);
+            told(CreateProgress::Phase(CreatePhase::Seed));
             let stream = link.agent().await?;
             // Nobody works in the tree yet, and a failure removes all of it.
             let operation = Operation::TreeIn { path: WORKSPACE_PATH.to_owned() };
-            counts = transfer::push(stream, operation, seed, |_| ()).await?;
+            counts =
+                transfer::push(stream, operation, seed, |bytes| told(CreateProgress::Seeded(bytes))).await?;
         }
         self.places.reach(FaultPoint::CreateSeeded);
-        phase(CreatePhase::Baseline);
+        told(CreateProgress::Phase(CreatePhase::Baseline));
         // Nobody merges away what becomes the baseline.
         let _keeping = self.keep_layers()?;
         let chain = self.store.chain(workspace.top_layer)?;

@@ -1,6 +1,6 @@
 //! What is different from a snapshot.
 
-use super::disk::Disk;
+use super::disk::{Disk, apart};
 use super::files::text_path;
 use super::{Pyro, WORKSPACE_PATH, WorkspaceError};
 use crate::guest::{self, FetchedKind, FileKind, FileTime, GuestPath};
@@ -12,6 +12,7 @@ use pyro_diff::{
 };
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What is different in `/workspace`.
 #[derive(Clone, Debug, Serialize)]
@@ -75,7 +76,7 @@ fn as_text<S: Serializer>(patch: &[u8], serializer: S) -> Result<S::Ok, S::Error
 /// Where the present tree's metadata and contents come from.
 enum Present {
     Running(crate::machine::Link),
-    AtRest(Box<Ext4<Disk>>),
+    AtRest(Arc<Ext4<Disk>>),
 }
 
 impl Pyro {
@@ -83,26 +84,42 @@ impl Pyro {
     pub async fn diff(&self, address: &str, against: &str) -> Result<Diff, WorkspaceError> {
         let id = self.resolve(address)?;
         let snapshot = self.store.snapshot(id, against)?;
-        let baseline = Ext4::open(self.open_disk(id, Some(&snapshot.name), None)?)?;
-        let mut comparison = Comparison::open(&baseline, WORKSPACE_PATH.as_bytes())?;
+        let disk = self.open_disk(id, Some(&snapshot.name), None)?;
+        let opened = apart(move || {
+            let baseline = Ext4::open(disk)?;
+            let comparison = Comparison::open(&baseline, WORKSPACE_PATH.as_bytes())?;
+            Ok((baseline, comparison))
+        });
+        let (baseline, comparison) = opened.await?;
         let present = match self.hold_at_rest(id).await? {
-            Some(held) => Present::AtRest(Box::new(Ext4::open(self.open_disk(id, None, Some(held))?)?)),
+            Some(held) => Present::AtRest(Arc::new(Ext4::open(self.open_disk(id, None, Some(held))?)?)),
             None => Present::Running(self.started(id, "workspace_diff")?),
         };
-        present.walk(&mut comparison).await?;
+        let report = present.compare(&baseline, comparison);
+        let report = match &present {
+            Present::Running(link) => self.during(id, link, report).await?,
+            Present::AtRest(_) => report.await?,
+        };
+        Ok(report.finish(id.to_string(), snapshot.name))
+    }
+}
+
+impl Present {
+    async fn compare(&self, baseline: &Ext4<Disk>, comparison: Comparison) -> Result<Report, WorkspaceError> {
+        let comparison = self.walk(comparison).await?;
         let differences = comparison.finish();
         let mut report = Report::default();
         for batch in batches(&differences) {
-            let contents = present.contents(batch).await?;
+            let contents = self.contents(batch).await?;
             for difference in batch {
-                if is_large_suspect(difference) && present.is_same(&baseline, difference).await? {
+                if is_large_suspect(difference) && self.is_same(baseline, difference).await? {
                     continue;
                 }
                 let new = contents.get(&difference.path);
-                report.add(&baseline, difference, new)?;
+                report.add(baseline, difference, new)?;
             }
         }
-        Ok(report.finish(id.to_string(), snapshot.name))
+        Ok(report)
     }
 }
 
@@ -145,7 +162,7 @@ fn is_fetched(difference: &Difference) -> bool {
 }
 
 impl Present {
-    async fn walk(&self, comparison: &mut Comparison) -> Result<(), WorkspaceError> {
+    async fn walk(&self, mut comparison: Comparison) -> Result<Comparison, WorkspaceError> {
         match self {
             Self::Running(link) => {
                 let root = GuestPath::from(WORKSPACE_PATH);
@@ -153,17 +170,22 @@ impl Present {
                 while let Some(entry) = entries.next().await? {
                     comparison.observe(entry_of(entry))?;
                 }
-                Ok(())
+                Ok(comparison)
             }
             Self::AtRest(disk) => {
-                let mut observed = Ok(());
-                disk.walk(WORKSPACE_PATH.as_bytes(), &mut |entry| {
-                    if observed.is_ok() {
-                        observed = comparison.observe(entry);
-                    }
-                    Ok(())
-                })?;
-                Ok(observed?)
+                let disk = Arc::clone(disk);
+                let walk = move || {
+                    let mut observed = Ok(());
+                    disk.walk(WORKSPACE_PATH.as_bytes(), &mut |entry| {
+                        if observed.is_ok() {
+                            observed = comparison.observe(entry);
+                        }
+                        Ok(())
+                    })?;
+                    observed?;
+                    Ok(comparison)
+                };
+                apart(walk).await
             }
         }
     }

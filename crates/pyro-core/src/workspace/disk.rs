@@ -4,6 +4,7 @@ use super::files::{FileContent, FileEntry, FileListing, text_path};
 use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId};
 use crate::limits::{FILE_BYTES, LIST_ENTRIES};
 use crate::places::FileLock;
+use crate::transfer::MadeParents;
 use pyro_diff::ext4::Depth;
 use pyro_diff::{Entry, EntryKind, Ext4, ReadAt};
 use pyro_vmm::block::{self, DiskReader};
@@ -73,18 +74,20 @@ impl Pyro {
         }
         let failed = || WorkspaceError::state("write", output);
         let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(dir).map_err(failed())?;
-        // Beside its place, so that it appears there whole.
-        let image = tempfile::NamedTempFile::new_in(dir).map_err(failed())?;
-        let (image, bytes_written) = tokio::task::spawn_blocking(move || {
-            let written = block::export_raw(&disk.reader, image.as_file(), |_| ());
-            written.map(|bytes| (image, bytes))
-        })
-        .await
-        .map_err(|error| failed()(io::Error::other(error)))?
-        .map_err(failed())?;
-        image.as_file().sync_all().map_err(failed())?;
-        image.persist_noclobber(output).map_err(|error| failed()(error.error))?;
+        let parents = MadeParents::of(output).map_err(failed())?;
+        // Beside its place, so that it appears there whole. The name goes when nobody waits any more, and what
+        // the thread still writes then goes nowhere.
+        let (image, name) = tempfile::NamedTempFile::new_in(dir).map_err(failed())?.into_parts();
+        let bytes_written =
+            tokio::task::spawn_blocking(move || block::export_raw(&disk.reader, &image, |_| ()))
+                .await
+                .map_err(|error| failed()(io::Error::other(error)))?
+                .map_err(failed())?;
+        name.persist_noclobber(output).map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => WorkspaceError::OutputExists(output.to_owned()),
+            _ => failed()(error.error),
+        })?;
+        parents.keep(output).map_err(failed())?;
         Ok(DiskExport {
             workspace_id: id.to_string(),
             output_path: output.to_owned(),
@@ -102,9 +105,10 @@ impl Pyro {
     ) -> Result<FileListing, WorkspaceError> {
         let id = self.resolve(address)?;
         let path = disk_path(path)?;
-        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_list").await?)?;
+        let disk = self.disk_at_rest(id, "workspace_disk_list").await?;
         let depth = if recursive { Depth::All } else { Depth::Children };
-        let entries = disk.list(&path, depth, LIST_ENTRIES)?;
+        let at = path.clone();
+        let entries = apart(move || Ok(Ext4::open(disk)?.list(&at, depth, LIST_ENTRIES)?)).await?;
         Ok(FileListing {
             workspace_id: id.to_string(),
             recursive,
@@ -125,8 +129,9 @@ impl Pyro {
         let id = self.resolve(address)?;
         crate::limits::check("max_bytes", max_bytes, &FILE_BYTES)?;
         let path = disk_path(path)?;
-        let disk = Ext4::open(self.disk_at_rest(id, "workspace_disk_read").await?)?;
-        let (bytes, size_bytes) = disk.read_prefix(&path, max_bytes)?;
+        let disk = self.disk_at_rest(id, "workspace_disk_read").await?;
+        let at = path.clone();
+        let (bytes, size_bytes) = apart(move || Ok(Ext4::open(disk)?.read_prefix(&at, max_bytes)?)).await?;
         Ok(FileContent::new(id, text_path(&path), size_bytes, max_bytes, bytes))
     }
 
@@ -136,6 +141,14 @@ impl Pyro {
             None => Err(WorkspaceError::NotStopped { id, operation }),
         }
     }
+}
+
+/// Does what takes its time without waiting for anything, apart from the tasks of the runtime.
+pub(super) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
+) -> Result<T, WorkspaceError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 /// An absolute path; another one is below `/workspace`.

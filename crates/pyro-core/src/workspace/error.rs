@@ -72,6 +72,9 @@ pub enum WorkspaceError {
         /// What was to be done.
         operation: &'static str,
     },
+    /// The operation's machine was stopped before its end.
+    #[error("workspace {0} was stopped meanwhile")]
+    Stopped(WorkspaceId),
     /// The operation needs a disk that nobody writes.
     #[error("workspace '{id}' must be stopped before {operation}")]
     NotStopped {
@@ -79,6 +82,14 @@ pub enum WorkspaceError {
         id: WorkspaceId,
         /// What was to be done.
         operation: &'static str,
+    },
+    /// A snapshot is of another environment than the one that was asked for.
+    #[error("from_snapshot is of environment '{present}', not '{wanted}'")]
+    OtherEnvironment {
+        /// The one asked for.
+        wanted: String,
+        /// The snapshot's.
+        present: String,
     },
     /// Somebody else is changing the workspace's life.
     #[error("workspace {0} is busy: another pyro is starting, stopping or changing it")]
@@ -110,6 +121,15 @@ pub enum WorkspaceError {
 }
 
 impl WorkspaceError {
+    /// Whether a connection to the guest ended in the middle, which does not say why.
+    pub(super) fn is_disconnection(&self) -> bool {
+        matches!(
+            self,
+            Self::Machine(MachineError::Agent(AgentError::Disconnected))
+                | Self::Transfer(TransferError::Agent(AgentError::Disconnected))
+        )
+    }
+
     pub(crate) fn state(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::State { action, path, source }
@@ -145,8 +165,12 @@ impl Explain for WorkspaceError {
             Self::Secret(_) => Problem::new("invalid_secret", Blame::Caller, self),
             Self::NotStarted { id, .. } => Problem::new("not_started", Blame::Caller, self)
                 .with_hint(format!("pyro workspace start {id}")),
+            Self::Stopped(id) => Problem::new("workspace_stopped", Blame::Caller, self)
+                .with_hint(format!("`pyro workspace status {id}` tells what became of it")),
             Self::NotStopped { id, .. } => Problem::new("not_stopped", Blame::Caller, self)
                 .with_hint(format!("pyro workspace stop {id}")),
+            Self::OtherEnvironment { .. } => Problem::new("other_environment", Blame::Caller, self)
+                .with_hint("leave the environment out: a snapshot brings its own"),
             Self::Busy(_) => {
                 Problem::new("workspace_busy", Blame::Caller, self).with_hint("try again in a moment")
             }

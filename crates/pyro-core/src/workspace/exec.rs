@@ -1,16 +1,20 @@
 //! Commands in a workspace, each with a number and a record.
 
-use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, now, secrets};
-use crate::exec::{ExecInput, ExecOutput, ExecRequest};
+use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, now, secrets};
+use crate::exec::{AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::limits::SUPERVISOR_DEADLINE;
 use crate::machine::{Link, MachineError, unexpected};
 use crate::store::{CommandKey, CommandOutcome, CommandOutput, EventKind, OUTPUT_BYTES, Workspace};
 use crate::supervisor::protocol::{Answer, Request};
 use pyro_agent::redact::{Needles, redact};
-use pyro_agent::wire::Exit;
+use pyro_agent::wire::{Exit, Failure, FailureCode};
 use serde::Serialize;
 use serde_json::json;
 use std::sync::Arc;
+
+/// Exit codes of shells for what they cannot run.
+const EXIT_NOT_EXECUTABLE: i32 = 126;
+const EXIT_NOT_FOUND: i32 = 127;
 
 /// A command to run in a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +89,7 @@ pub struct ExecRecord {
 
 /// A command about to run.
 pub(super) struct Prepared {
+    pub(super) id: WorkspaceId,
     pub(super) link: Link,
     pub(super) request: ExecRequest,
     /// Without its number.
@@ -106,15 +111,39 @@ impl Pyro {
         address: &str,
         command: &WorkspaceCommand,
     ) -> Result<(WorkspaceExec<'_>, ExecInput, ExecOutput), WorkspaceError> {
-        let Prepared { link, request, facts } = self.prepare(address, command)?;
+        let Prepared { id, link, request, facts } = self.prepare(address, command)?;
         let begin = Request::BeginCommand { command: facts.command.clone(), cwd: facts.cwd.clone() };
-        let key = match link.ask(&begin, SUPERVISOR_DEADLINE).await? {
-            Answer::Begun { command } => command,
-            other => return Err(unexpected(other).into()),
+        let start = async {
+            let key = match link.ask(&begin, SUPERVISOR_DEADLINE).await? {
+                Answer::Begun { command } => command,
+                other => return Err(unexpected(other).into()),
+            };
+            let started = link.exec(&request).await;
+            if let Err(MachineError::Agent(AgentError::Refused(failure))) = &started {
+                self.note_refusal(key, failure);
+            }
+            Ok((key, started?))
         };
-        let (input, output) = link.exec(&request).await?;
+        let (key, (input, output)) = self.during(id, &link, start).await?;
         let facts = ExecFacts { sequence: key.sequence, ..facts };
         Ok((WorkspaceExec { facts, pyro: self, key, link }, input, output))
+    }
+
+    /// Puts on record why a command could not be executed, by the words of who refused it and by the exit code
+    /// that a shell has for it. Otherwise it is noted as lost when its client leaves, which is less.
+    fn note_refusal(&self, key: CommandKey, failure: &Failure) {
+        let code = match failure.code {
+            FailureCode::NotFound => EXIT_NOT_FOUND,
+            FailureCode::PermissionDenied => EXIT_NOT_EXECUTABLE,
+            FailureCode::VersionMismatch
+            | FailureCode::BadRequest
+            | FailureCode::Conflict
+            | FailureCode::Os => return,
+        };
+        let stderr = format!("{}\n", failure.message).into_bytes();
+        let output = CommandOutput { stderr, ..CommandOutput::default() };
+        // The refusal itself is told in any case.
+        let _ = self.store.finish_command(key, CommandOutcome::Exited(code), 0, &output, now());
     }
 
     /// A command as its guest will get it, and what is known of it but its number.
@@ -136,11 +165,11 @@ impl Pyro {
             cwd,
             command: self.redacted(id, &command.shown_command)?,
         };
-        Ok(Prepared { link, request, facts })
+        Ok(Prepared { id, link, request, facts })
     }
 
     /// `text` without any of the workspace's secrets' values.
-    fn redacted(&self, id: super::WorkspaceId, text: &str) -> Result<String, WorkspaceError> {
+    fn redacted(&self, id: WorkspaceId, text: &str) -> Result<String, WorkspaceError> {
         let secrets = secrets::read_all(&self.places, id)
             .map_err(WorkspaceError::state("read secrets in", self.places.secrets(id)))?;
         let values = secrets.iter().map(|(_, value)| value.expose().as_bytes());
@@ -191,7 +220,7 @@ impl WorkspaceExec<'_> {
     }
 
     /// Turns a connection that ended in the middle into the reason why the machine ended, where it did.
-    pub async fn why_disconnected(&self) -> MachineError {
-        self.link.why_disconnected().await
+    pub async fn why_disconnected(&self) -> WorkspaceError {
+        self.pyro.told(self.key.workspace, self.link.why_disconnected().await)
     }
 }

@@ -145,9 +145,12 @@ impl Pyro {
         let path = workspace_path(path)?;
         let link = self.started(id, "workspace_file_list")?;
         let at = GuestPath::from(path.as_str());
-        let listing =
-            guest::file_list(link.agent().await?, &root(), &at, recursive, LIST_ENTRIES as u64).await?;
-        let (entries, listed) = listing.collect(LIST_ENTRIES).await?;
+        let list = async {
+            let limit = LIST_ENTRIES as u64;
+            let listing = guest::file_list(link.agent().await?, &root(), &at, recursive, limit).await?;
+            Ok(listing.collect(LIST_ENTRIES).await?)
+        };
+        let (entries, listed) = self.during(id, &link, list).await?;
         let entries =
             entries.iter().map(|entry| entry_of(&below(&path, &entry.path), &entry.facts)).collect();
         Ok(FileListing {
@@ -166,7 +169,8 @@ impl Pyro {
         let path = workspace_path(path)?;
         let link = self.started(id, "workspace_file_stat")?;
         let at = GuestPath::from(path.as_str());
-        let facts = guest::file_stat(link.agent().await?, &root(), &at).await?;
+        let stat = async { Ok(guest::file_stat(link.agent().await?, &root(), &at).await?) };
+        let facts = self.during(id, &link, stat).await?;
         #[allow(clippy::cast_precision_loss, reason = "seconds of a file's time are far below 2^53")]
         let seconds = facts.mtime.seconds as f64;
         Ok(FileStat {
@@ -192,8 +196,11 @@ impl Pyro {
         let path = workspace_path(path)?;
         let link = self.started(id, "workspace_file_read")?;
         let at = GuestPath::from(path.as_str());
-        let reader = guest::file_read(link.agent().await?, &root(), &at, 0, max_bytes).await?;
-        let (bytes, read) = reader.read_to_end().await?;
+        let read = async {
+            let reader = guest::file_read(link.agent().await?, &root(), &at, 0, max_bytes).await?;
+            Ok(reader.read_to_end().await?)
+        };
+        let (bytes, read) = self.during(id, &link, read).await?;
         Ok(FileContent::new(id, path, read.size_bytes, max_bytes, bytes))
     }
 
@@ -208,9 +215,12 @@ impl Pyro {
         let path = workspace_path(path)?;
         let link = self.started(id, "workspace_file_write")?;
         let at = GuestPath::from(path.as_str());
-        let mut upload = guest::file_write(link.agent().await?, &root(), &at, None, true).await?;
-        upload.send(content).await?;
-        let written = upload.finish().await?;
+        let write = async {
+            let mut upload = guest::file_write(link.agent().await?, &root(), &at, None, true).await?;
+            upload.send(content).await?;
+            Ok(upload.finish().await?)
+        };
+        let written = self.during(id, &link, write).await?;
         self.record(id, EventKind::FileWrite, &json!({ "path": path, "bytes": written.bytes_written }));
         Ok(FileWritten {
             workspace_id: id.to_string(),
@@ -233,7 +243,8 @@ impl Pyro {
         let path = workspace_path(path)?;
         let link = self.started(id, "workspace_file_remove")?;
         let at = GuestPath::from(path.as_str());
-        guest::file_remove(link.agent().await?, &root(), &at, recursive).await?;
+        let remove = async { Ok(guest::file_remove(link.agent().await?, &root(), &at, recursive).await?) };
+        self.during(id, &link, remove).await?;
         self.record(id, EventKind::FileRemove, &json!({ "path": path }));
         Ok(changed(id, path))
     }
@@ -249,7 +260,8 @@ impl Pyro {
         let path = workspace_path(path)?;
         let link = self.started(id, "workspace_file_mkdir")?;
         let at = GuestPath::from(path.as_str());
-        guest::file_mkdir(link.agent().await?, &root(), &at, parents).await?;
+        let make = async { Ok(guest::file_mkdir(link.agent().await?, &root(), &at, parents).await?) };
+        self.during(id, &link, make).await?;
         self.record(id, EventKind::FileMkdir, &json!({ "path": path }));
         Ok(changed(id, path))
     }
@@ -266,7 +278,8 @@ impl Pyro {
         let (from, to) = (workspace_path(from)?, workspace_path(to)?);
         let link = self.started(id, "workspace_file_move")?;
         let (old, new) = (GuestPath::from(from.as_str()), GuestPath::from(to.as_str()));
-        guest::file_move(link.agent().await?, &root(), &old, &new, replace).await?;
+        let rename = async { Ok(guest::file_move(link.agent().await?, &root(), &old, &new, replace).await?) };
+        self.during(id, &link, rename).await?;
         self.record(id, EventKind::FileMove, &json!({ "from": from, "to": to }));
         Ok(changed(id, to))
     }

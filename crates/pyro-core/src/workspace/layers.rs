@@ -2,11 +2,13 @@
 
 use super::{WorkspaceError, garbage, now};
 use crate::faults::FaultPoint;
+use crate::limits::MACHINE_LOCK_DEADLINE;
 use crate::places::{FileLock, Hold, Places, create_private_dir};
 use crate::store::{LayerId, StateStore};
 use pyro_vmm::block::{self, DiskReader};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// A layer's file that nothing needs yet. Dropped without [`NewLayer::keep`] it is removed.
@@ -16,28 +18,24 @@ pub(crate) struct NewLayer {
     path: PathBuf,
     file: File,
     kept: bool,
-    /// Nobody else collects garbage meanwhile.
-    _making: FileLock,
+    /// Nobody collects garbage meanwhile.
+    making: Option<FileLock>,
 }
 
 impl NewLayer {
     /// Makes an empty file; the machine gives it its form.
     pub(crate) fn make_file(store: &StateStore, places: &Places) -> io::Result<Self> {
-        Self::make_file_under(store, places, FileLock::take(&places.layers_lock(), Hold::Shared)?)
-    }
-
-    /// The same for a caller that holds the lock already.
-    fn make_file_under(store: &StateStore, places: &Places, making: FileLock) -> io::Result<Self> {
+        let making = Some(FileLock::take(&places.layers_lock(), Hold::Shared)?);
         create_private_dir(&places.layers())?;
         let id = LayerId::from_bytes(random()?);
         let path = places.layer(id);
         store.announce_layer(id, now()).map_err(io::Error::other)?;
         places.reach(FaultPoint::LayerAnnounced);
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         // Its name is durable before a record has it.
         File::open(places.layers())?.sync_all()?;
         places.reach(FaultPoint::LayerMade);
-        Ok(Self { id, path, file, kept: false, _making: making })
+        Ok(Self { id, path, file, kept: false, making })
     }
 
     /// Makes an empty delta over `base` and the sealed `parents`, bottom first.
@@ -79,24 +77,53 @@ impl Drop for NewLayer {
 }
 
 /// Puts one layer in the place of each two of which the lower serves the upper alone, and removes what
-/// nothing needs. Left for another time while somebody makes or opens layers.
-pub(crate) fn merge(store: &StateStore, places: &Places) -> Result<(), WorkspaceError> {
+/// nothing needs. Others make and open layers while it copies: only when one layer takes the place of two are
+/// they kept out. Left for another time where they do not come to an end.
+pub(crate) async fn merge(store: &StateStore, places: &Places) -> Result<(), WorkspaceError> {
     let failed = || WorkspaceError::state("merge layers in", places.layers());
-    loop {
-        let lock = FileLock::try_take(&places.layers_lock(), Hold::Exclusive).map_err(failed())?;
-        let (Some(alone), Some((lower, upper))) = (lock, store.mergeable_layers()?.into_iter().next()) else {
+    while let Some((lower, upper)) = store.mergeable_layers()?.into_iter().next() {
+        let Some(merged) = write_merged(store, places, lower, upper).await? else { continue };
+        let lock = places.layers_lock();
+        let alone = FileLock::take_within(&lock, Hold::Exclusive, MACHINE_LOCK_DEADLINE).await;
+        let Some(alone) = alone.map_err(failed())? else { return Ok(()) };
+        // Between two locks nobody keeps from collecting what no record needs.
+        if !merged.path.exists() {
             return Ok(());
-        };
-        let merged = NewLayer::make_file_under(store, places, alone).map_err(failed())?;
-        let open = |id| File::open(places.layer(id)).map_err(failed());
-        block::merge(&open(lower)?, &open(upper)?, &merged.file)
-            .map_err(|error| failed()(io::Error::other(error)))?;
-        places.reach(FaultPoint::MergeWritten);
-        store.replace_layers(lower, upper, merged.id, now())?;
-        places.reach(FaultPoint::MergeRecorded);
-        merged.keep();
-        garbage::collect_layers(store, places)?;
+        }
+        // Somebody else may have merged them, or put something between.
+        if store.mergeable_layers()?.contains(&(lower, upper)) {
+            store.replace_layers(lower, upper, merged.id, now())?;
+            places.reach(FaultPoint::MergeRecorded);
+            merged.keep();
+            drop(alone);
+            garbage::collect_layers(store, places)?;
+        }
     }
+    Ok(())
+}
+
+/// Copies two layers into a new one that nothing needs yet; `None` where they are not what they were any more.
+async fn write_merged(
+    store: &StateStore,
+    places: &Places,
+    lower: LayerId,
+    upper: LayerId,
+) -> Result<Option<NewLayer>, WorkspaceError> {
+    let failed = || WorkspaceError::state("merge layers in", places.layers());
+    let mut merged = NewLayer::make_file(store, places).map_err(failed())?;
+    // Nobody collects or merges from here on.
+    if !store.mergeable_layers()?.contains(&(lower, upper)) {
+        return Ok(None);
+    }
+    let open = |id| File::open(places.layer(id)).map_err(failed());
+    let (below, above) = (open(lower)?, open(upper)?);
+    let into = merged.file.try_clone().map_err(failed())?;
+    // Where nobody waits for it any more, it goes on into a file without a name.
+    let copied = tokio::task::spawn_blocking(move || block::merge(&below, &above, &into)).await;
+    copied.map_err(io::Error::other).and_then(|copied| copied.map_err(io::Error::other)).map_err(failed())?;
+    places.reach(FaultPoint::MergeWritten);
+    merged.making = None;
+    Ok(Some(merged))
 }
 
 /// Bytes that a layer's file holds, tables apart; 0 where it cannot be read.
@@ -125,3 +152,6 @@ pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

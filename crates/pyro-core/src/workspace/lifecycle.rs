@@ -3,10 +3,10 @@
 use super::{Pyro, WorkspaceError, WorkspaceView, garbage};
 use crate::faults::FaultPoint;
 use crate::limits::{MACHINE_LOCK_DEADLINE, OPERATION_LOCK_DEADLINE};
-use crate::machine::{self, EngineChoice, Link, MachineRequest};
+use crate::machine::{self, EngineChoice, Link, MachineError, MachineRequest};
 use crate::places::{FileLock, Hold, create_private_dir};
 use crate::store::{self, Departure, NameChange, StoreError, WorkspaceId, WorkspaceState, WorkspaceUpdate};
-use crate::supervisor::protocol::{DiskRequest, LayerFiles, Life, Stop};
+use crate::supervisor::protocol::{DiskRequest, EndCause, LayerFiles, Life, Stop};
 use std::io;
 
 /// Changes of a workspace's name and labels.
@@ -139,6 +139,31 @@ impl Pyro {
     /// The same, for what needs a running machine.
     pub(super) fn started(&self, id: WorkspaceId, operation: &'static str) -> Result<Link, WorkspaceError> {
         self.link(id)?.ok_or(WorkspaceError::NotStarted { id, operation })
+    }
+
+    /// Does `work`, which needs the machine behind `link`. Where that ends meanwhile, it tells so, and not how
+    /// the work came to notice.
+    pub(super) async fn during<T>(
+        &self,
+        id: WorkspaceId,
+        link: &Link,
+        work: impl Future<Output = Result<T, WorkspaceError>>,
+    ) -> Result<T, WorkspaceError> {
+        match work.await {
+            Err(error) if error.is_disconnection() => Err(self.told(id, link.why_disconnected().await)),
+            Err(WorkspaceError::Machine(error)) => Err(self.told(id, error)),
+            done => done,
+        }
+    }
+
+    /// The error of a workspace whose machine ended.
+    pub(super) fn told(&self, id: WorkspaceId, error: MachineError) -> WorkspaceError {
+        let MachineError::Ended(ended) = &error else { return error.into() };
+        match (&ended.cause, self.store.get(id)) {
+            (EndCause::Stopped | EndCause::Expired, Err(gone)) => gone.into(),
+            (EndCause::Stopped, Ok(_)) => WorkspaceError::Stopped(id),
+            (EndCause::Expired | EndCause::Machine(_) | EndCause::Failed(_), _) => error.into(),
+        }
     }
 
     /// Boots the machine of a workspace that has none. The caller holds its operation lock.

@@ -1,6 +1,6 @@
 //! What a new workspace's disk begins on: an environment's image, or another workspace's layer.
 
-use super::{CreatePhase, Pyro, WorkspaceError, WorkspaceView, create};
+use super::{CreateProgress, Pyro, WorkspaceError, WorkspaceView, create};
 use crate::environments::Installed;
 use crate::faults::FaultPoint;
 use crate::places::{FileLock, Hold, create_private_dir};
@@ -54,7 +54,7 @@ impl Pyro {
             .map_err(WorkspaceError::state("read secrets in", self.places.secrets(id)))?;
         self.places.reach(FaultPoint::ForkSealed);
         let checked = create::Checked::like(&source, request, secrets)?;
-        let view = self.make(origin, checked, &|_: CreatePhase| ()).await?;
+        let view = self.make(origin, checked, &|_: CreateProgress| ()).await?;
         self.places.reach(FaultPoint::ForkMade);
         self.record(id, EventKind::Fork, &serde_json::json!({ "fork": view.workspace_id }));
         Ok(view)

@@ -96,12 +96,14 @@ impl Pyro {
         name: &str,
     ) -> Result<SnapshotDeleted, WorkspaceError> {
         let id = self.resolve(address)?;
-        let _held = self.operate(id).await?;
+        let held = self.operate(id).await?;
         let deleted = self.store.delete_snapshot(id, name, now())?;
         self.places.reach(FaultPoint::SnapshotForgotten);
-        garbage::collect_layers(&self.store, &self.places)?;
-        layers::merge(&self.store, &self.places)?;
         self.record(id, EventKind::SnapshotDelete, &json!({ "snapshot_name": deleted.name }));
+        // What is left to do takes its time, and nobody needs to wait for it.
+        drop(held);
+        garbage::collect_layers(&self.store, &self.places)?;
+        layers::merge(&self.store, &self.places).await?;
         Ok(SnapshotDeleted { workspace_id: id.to_string(), snapshot_name: deleted.name, deleted: true })
     }
 

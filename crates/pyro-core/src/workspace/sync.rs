@@ -20,6 +20,9 @@ pub struct ExportOptions {
     pub links: LinkPolicy,
 }
 
+/// Told the bytes of a tree, names and all, that have gone over so far.
+pub type Moved<'a> = &'a (dyn Fn(u64) + Sync);
+
 /// A tree that was sent.
 #[derive(Clone, Debug, Serialize)]
 pub struct Synced {
@@ -87,6 +90,7 @@ impl Pyro {
         source: &Path,
         filter: SeedFilter,
         dest: &str,
+        moved: Moved<'_>,
     ) -> Result<Synced, WorkspaceError> {
         let id = self.resolve(address)?;
         let destination = files::workspace_path(dest)?;
@@ -97,10 +101,16 @@ impl Pyro {
             root: GuestPath::from(WORKSPACE_PATH),
             path: GuestPath::from(destination.as_str()),
         };
-        let stream = link.agent().await?;
-        self.places.reach(FaultPoint::SyncConnected);
-        let sending = |_| self.places.reach(FaultPoint::SyncSending);
-        let stats = transfer::push(stream, operation, seed, sending).await?;
+        let push = async {
+            let stream = link.agent().await?;
+            self.places.reach(FaultPoint::SyncConnected);
+            let sending = |bytes| {
+                self.places.reach(FaultPoint::SyncSending);
+                moved(bytes);
+            };
+            Ok(transfer::push(stream, operation, seed, sending).await?)
+        };
+        let stats = self.during(id, &link, push).await?;
         self.places.reach(FaultPoint::SyncMerged);
         let workspace_sync = SyncFacts {
             mode,
@@ -126,8 +136,9 @@ impl Pyro {
         path: &str,
         output: &Path,
         options: ExportOptions,
+        moved: Moved<'_>,
     ) -> Result<Exported, WorkspaceError> {
-        self.take(address, path, output, options, EventKind::Export).await
+        self.take(address, path, output, options, (EventKind::Export, moved)).await
     }
 
     /// The same as [`Pyro::export`], for a tree that is worked on at both ends.
@@ -137,8 +148,9 @@ impl Pyro {
         path: &str,
         output: &Path,
         options: ExportOptions,
+        moved: Moved<'_>,
     ) -> Result<Exported, WorkspaceError> {
-        self.take(address, path, output, options, EventKind::SyncPull).await
+        self.take(address, path, output, options, (EventKind::SyncPull, moved)).await
     }
 
     async fn take(
@@ -147,7 +159,7 @@ impl Pyro {
         path: &str,
         output: &Path,
         options: ExportOptions,
-        event: EventKind,
+        (event, moved): (EventKind, Moved<'_>),
     ) -> Result<Exported, WorkspaceError> {
         let id = self.resolve(address)?;
         let workspace_path = files::workspace_path(path)?;
@@ -155,7 +167,8 @@ impl Pyro {
         let target = ExportTarget::new(output, options.overwrite)?;
         let operation = Operation::TreeOut { path: workspace_path.clone() };
         let pull = PullOptions { links: options.links, ..PullOptions::default() };
-        let report = transfer::pull(link.agent().await?, operation, target, pull, |_| ()).await?;
+        let pull = async { Ok(transfer::pull(link.agent().await?, operation, target, pull, moved).await?) };
+        let report = self.during(id, &link, pull).await?;
         let detail = json!({
             "path": workspace_path,
             "output": output.display().to_string(),

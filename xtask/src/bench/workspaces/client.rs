@@ -29,6 +29,8 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(super) struct Ran {
     pub(super) took: Duration,
+    /// The most memory that it was seen to take.
+    pub(super) peak_kibibytes: u64,
     pub(super) stdout: String,
 }
 
@@ -85,6 +87,20 @@ impl Client {
         std::fs::remove_dir_all(&self.place).with_context(|| format!("cannot remove {place}"))
     }
 
+    /// The supervisor of the only workspace: it holds a file of the state directory open.
+    pub(super) fn supervisor(&self) -> Option<u32> {
+        let processes = std::fs::read_dir("/proc").ok()?.flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.find(|pid| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let is_supervisor = command.split(|byte| *byte == 0).any(|word| word == b"supervise-machine");
+            let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+            let mut open = open.into_iter().flatten().flatten();
+            is_supervisor
+                && open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(self.state())))
+        })
+    }
+
     fn state(&self) -> PathBuf {
         self.place.join("state")
     }
@@ -107,6 +123,7 @@ fn run_until(command: &mut Command, place: &Path, deadline: Instant) -> Result<R
     command.stdin(Stdio::null()).stdout(open(&outputs[0])?).stderr(open(&outputs[1])?);
     let started = Instant::now();
     let mut child = command.spawn().context("cannot run it")?;
+    let mut peak = 0;
     let ended = loop {
         if let Some(status) = child.try_wait().context("cannot wait for it")? {
             break Ok(status);
@@ -116,13 +133,21 @@ fn run_until(command: &mut Command, place: &Path, deadline: Instant) -> Result<R
             child.wait().context("cannot wait for it")?;
             break Err(anyhow!("killed: its time was up after {:.1} s", started.elapsed().as_secs_f64()));
         }
+        peak = peak.max(peak_kibibytes(child.id()).unwrap_or_default());
         std::thread::sleep(pause(started.elapsed()));
     };
     let took = started.elapsed();
     let [stdout, stderr] = outputs.map(|path| std::fs::read(path).unwrap_or_default());
     let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     judge(ended, &stdout, &stderr)?;
-    Ok(Ran { took, stdout })
+    Ok(Ran { took, peak_kibibytes: peak, stdout })
+}
+
+/// The most memory that a process has had so far; see proc(5), `VmHWM`.
+pub(super) fn peak_kibibytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
 /// Between two looks at a running process: short enough that it adds less than a hundredth to its time.

@@ -2,12 +2,12 @@ use super::arguments::{self, ArgumentError, Filter, host_path};
 use super::show;
 use crate::cli::with_pyro;
 use crate::commands::engine::parse_engine;
-use crate::output::{self, Format, PullProgress};
+use crate::output::{self, Format, PullProgress, TreeProgress};
 use crate::settings;
 use clap::Args;
 use pyro_core::Explain;
 use pyro_core::machine::EngineChoice;
-use pyro_core::workspace::CreateWorkspace;
+use pyro_core::workspace::{CreatePhase, CreateProgress, CreateWorkspace};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -90,12 +90,19 @@ impl Create {
         // A caller that reads an id or an object wants no lines beside it.
         let talk = if id_only { Format::Json } else { format };
         let created = with_pyro(format, async |pyro| {
-            let phase = |phase: pyro_core::workspace::CreatePhase| {
-                if talk == Format::Human {
-                    output::note(format_args!("[workspace-create] phase={}", phase.as_str()));
+            let seeded = TreeProgress::new(talk, "seeding");
+            let told = |progress: CreateProgress| match progress {
+                CreateProgress::Phase(phase) => {
+                    if phase == CreatePhase::Baseline {
+                        seeded.clear();
+                    }
+                    if talk == Format::Human {
+                        output::note(format_args!("[workspace-create] phase={}", phase.as_str()));
+                    }
                 }
+                CreateProgress::Seeded(bytes) => seeded.moved(bytes),
             };
-            pyro.create(&request, Arc::new(PullProgress::new(talk)), &phase).await
+            pyro.create(&request, Arc::new(PullProgress::new(talk)), &told).await
         });
         let created = match created {
             Ok(created) => created,

@@ -1,7 +1,7 @@
 use super::arguments::host_path;
 use super::{Addressed, show};
 use crate::cli::answer;
-use crate::output;
+use crate::output::{self, TreeProgress};
 use clap::Args;
 use pyro_core::workspace::{ExportOptions, Exported, LinkPolicy, Overwrite};
 use std::path::PathBuf;
@@ -46,9 +46,14 @@ impl Export {
         let output = host_path(&self.output);
         let overwrite = if self.force { Overwrite::Replace } else { Overwrite::Refuse };
         let options = ExportOptions { overwrite, links: self.links.policy() };
+        let format = self.target.output.format();
         answer(
-            self.target.output.format(),
-            async |pyro| pyro.export(&self.target.workspace, &self.path, &output, options).await,
+            format,
+            async |pyro| {
+                let progress = TreeProgress::new(format, "receiving");
+                let moved = |bytes| progress.moved(bytes);
+                pyro.export(&self.target.workspace, &self.path, &output, options, &moved).await
+            },
             |exported| tell("workspace-export", exported),
         )
     }

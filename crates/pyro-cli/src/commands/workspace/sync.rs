@@ -2,7 +2,7 @@ use super::arguments::{Filter, host_path};
 use super::export::LinkArgs;
 use super::{Addressed, export, show};
 use crate::cli::answer;
-use crate::output;
+use crate::output::{self, TreeProgress};
 use clap::{Args, Subcommand};
 use pyro_core::workspace::{ExportOptions, Overwrite};
 use std::path::PathBuf;
@@ -76,11 +76,15 @@ impl Sync {
 
 impl Push {
     fn run(self) -> ExitCode {
+        let format = self.target.output.format();
         let source = host_path(&self.source);
         answer(
-            self.target.output.format(),
+            format,
             async |pyro| {
-                pyro.sync_push(&self.target.workspace, &source, self.filter.into(), &self.dest).await
+                let progress = TreeProgress::new(format, "sending");
+                let moved = |bytes| progress.moved(bytes);
+                let filter = self.filter.into();
+                pyro.sync_push(&self.target.workspace, &source, filter, &self.dest, &moved).await
             },
             |synced| output::line(show::synced(synced)),
         )
@@ -95,7 +99,11 @@ impl Pull {
         let options = ExportOptions { links: self.links.policy(), overwrite };
         answer(
             format,
-            async |pyro| pyro.sync_pull(&self.target.workspace, &self.path, &output, options).await,
+            async |pyro| {
+                let progress = TreeProgress::new(format, "receiving");
+                let moved = |bytes| progress.moved(bytes);
+                pyro.sync_pull(&self.target.workspace, &self.path, &output, options, &moved).await
+            },
             |exported| export::tell("workspace-sync-pull", exported),
         )
     }

@@ -59,13 +59,17 @@ impl Pyro {
         let link = self.started(id, "workspace_patch_apply")?;
         let root = GuestPath::from(WORKSPACE_PATH);
         let paths: Vec<Vec<u8>> = parsed.paths().map(<[u8]>::to_vec).collect();
-        let sides = fetch_sides(link.agent().await?, &root, paths).await?;
-        let changes = pyro_diff::plan(&parsed, |path| sides.get(path).cloned())?;
-        let mut transaction = guest::apply(link.agent().await?, &root, true).await?;
-        for change in &changes {
-            send(&mut transaction, change, &sides).await?;
-        }
-        transaction.commit().await?;
+        let apply = async {
+            let sides = fetch_sides(link.agent().await?, &root, paths).await?;
+            let changes = pyro_diff::plan(&parsed, |path| sides.get(path).cloned())?;
+            let mut transaction = guest::apply(link.agent().await?, &root, true).await?;
+            for change in &changes {
+                send(&mut transaction, change, &sides).await?;
+            }
+            transaction.commit().await?;
+            Ok((changes, sides))
+        };
+        let (changes, sides) = self.during(id, &link, apply).await?;
         let entries = entries(&changes, &sides);
         let summary = summary(&entries);
         let files: Vec<&str> = entries.iter().take(RECORDED_FILES).map(|entry| entry.path.as_str()).collect();
