@@ -31,6 +31,8 @@ pub const STEP_BYTES: usize = 4 << 10;
 pub struct Terminal {
     parser: vt100::Parser<Watch>,
     repeats: Repeats,
+    /// The beginning of a character, of which more is to come.
+    partial: Vec<u8>,
     /// Offset of the output's first byte that it has not been fed.
     fed: u64,
     primary: Rows,
@@ -125,6 +127,7 @@ impl Terminal {
         Self {
             parser: vt100::Parser::new_with_callbacks(rows, cols, 0, Watch::default()),
             repeats: Repeats::default(),
+            partial: Vec::new(),
             fed: 0,
             primary: Rows::blank(rows.get().into()),
             alternate: Rows::blank(rows.get().into()),
@@ -149,8 +152,12 @@ impl Terminal {
     pub fn feed(&mut self, bytes: &[u8]) {
         for step in bytes.chunks(STEP_BYTES) {
             self.fed += step.len() as u64;
-            let clamped = self.repeats.clamp(step);
-            self.guarded(|parser| parser.process(&clamped));
+            self.partial.extend(self.repeats.clamp(step));
+            // The emulator's parser does not put characters together reliably that come in two pieces.
+            let rest = self.partial.split_off(self.partial.len() - incomplete(&self.partial));
+            let whole = std::mem::replace(&mut self.partial, rest);
+            self.guarded(|parser| parser.process(&whole));
+            self.scroll(self.fed);
             self.notice(self.fed);
         }
     }
@@ -161,6 +168,7 @@ impl Terminal {
         let before = self.parser.screen().cursor_position().0;
         self.guarded(|parser| parser.set_size(rows, cols));
         let after = self.parser.screen().cursor_position().0;
+        self.scroll(0);
         // Rows that come in above are blank.
         self.primary.pull(usize::from(after.saturating_sub(before)));
         self.primary.set_len(rows.get().into());
@@ -177,16 +185,18 @@ impl Terminal {
         }
     }
 
-    /// Takes note of what has changed up to the offset `at`; 0 is no change.
-    fn notice(&mut self, at: u64) {
-        let watch = self.parser.callbacks_mut();
-        let (scrolled, mark) = (std::mem::take(&mut watch.scrolled), watch.mark.take());
-        if let Some(mark) = mark {
-            self.at_prompt = mark == Mark::PromptEnd;
-        }
-        for (text, goes_on) in scrolled {
+    /// Keeps what has scrolled away up to the offset `at`; 0 is no change.
+    fn scroll(&mut self, at: u64) {
+        for (text, goes_on) in std::mem::take(&mut self.parser.callbacks_mut().scrolled) {
             let line = self.primary.scroll(text, goes_on, at);
             self.keep(line);
+        }
+    }
+
+    /// Takes note of what has changed up to the offset `at`; 0 is no change.
+    fn notice(&mut self, at: u64) {
+        if let Some(mark) = self.parser.callbacks_mut().mark.take() {
+            self.at_prompt = mark == Mark::PromptEnd;
         }
         let screen = self.parser.screen();
         let shown = if screen.alternate_screen() { &mut self.alternate } else { &mut self.primary };
@@ -289,6 +299,22 @@ fn step_within(groups: &[(u64, String)], most: usize) -> Option<u64> {
     (taken < last).then_some(taken)
 }
 
+/// How many bytes at the end are the beginning of a character that is not complete.
+pub(crate) fn incomplete(bytes: &[u8]) -> usize {
+    let tail = bytes.len().min(3);
+    for back in 1..=tail {
+        let wanted = match bytes[bytes.len() - back] {
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            0x80..=0xbf => continue,
+            _ => return 0,
+        };
+        return if wanted > back { back } else { 0 };
+    }
+    0
+}
+
 /// Rows that make one line.
 fn joined(rows: &[&Line]) -> String {
     let mut text: String = rows.iter().map(|line| line.text.as_str()).collect();
@@ -300,7 +326,7 @@ fn joined(rows: &[&Line]) -> String {
 #[doc(hidden)]
 pub fn fuzz(bytes: &[u8]) {
     let Some((control, bytes)) = bytes.split_at_checked(4) else { return };
-    let mut terminal = Terminal::new(control[0].into(), control[1].into());
+    let mut terminal = Terminal::new((control[0] % 64).into(), (control[1] % 32).into());
     let mut since = 0;
     for piece in bytes.chunks(usize::from(control[2]).max(1)) {
         terminal.feed(piece);
@@ -309,7 +335,7 @@ pub fn fuzz(bytes: &[u8]) {
         assert!(!changes.text.contains(|c: char| c.is_control() && c != '\n'), "{:?}", changes.text);
         since = changes.next;
         if piece[0] == 0xff {
-            terminal.resize(piece.len() as u16, u16::from(piece[piece.len() / 2]));
+            terminal.resize((piece.len() % 64) as u16, u16::from(piece[piece.len() / 2] % 32));
         }
         let _ = terminal.drawing(64 << 10);
     }
