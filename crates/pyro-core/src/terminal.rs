@@ -42,8 +42,8 @@ pub struct Terminal {
     history_bytes: usize,
     /// The last offset that a forgotten line was changed at.
     forgotten: u64,
-    /// Whether the shell waits for a command, as far as its marks tell.
-    at_prompt: bool,
+    /// Where the prompt ended at which the shell waits for a command, as far as its marks tell.
+    prompt_at: Option<u64>,
 }
 
 /// What the emulator tells while it is fed.
@@ -134,7 +134,7 @@ impl Terminal {
             history: VecDeque::new(),
             history_bytes: 0,
             forgotten: 0,
-            at_prompt: false,
+            prompt_at: None,
         }
     }
 
@@ -143,9 +143,9 @@ impl Terminal {
         self.fed
     }
 
-    /// Whether the shell in it waits for a command, as far as its marks tell.
-    pub fn is_at_prompt(&self) -> bool {
-        self.at_prompt
+    /// Where the prompt ended, about, at which the shell waits for a command, as far as its marks tell.
+    pub fn prompt_at(&self) -> Option<u64> {
+        self.prompt_at
     }
 
     /// Takes the next bytes.
@@ -196,7 +196,7 @@ impl Terminal {
     /// Takes note of what has changed up to the offset `at`; 0 is no change.
     fn notice(&mut self, at: u64) {
         if let Some(mark) = self.parser.callbacks_mut().mark.take() {
-            self.at_prompt = mark == Mark::PromptEnd;
+            self.prompt_at = (mark == Mark::PromptEnd).then_some(at);
         }
         let screen = self.parser.screen();
         let shown = if screen.alternate_screen() { &mut self.alternate } else { &mut self.primary };

@@ -125,12 +125,12 @@ fn what_is_kept_is_bounded_and_a_loss_is_told() {
 fn prompts_are_known_by_their_marks() {
     let prompt = "\x1b]133;A\x07pyro$ \x1b]133;B\x07";
     let mut terminal = fed(40, 5, prompt);
-    assert!(terminal.is_at_prompt());
+    assert!(terminal.prompt_at().is_some());
     assert_eq!(all(&terminal), "pyro$");
     terminal.feed(b"make\r\n\x1b]133;C\x07cc -c a.c\r\n");
-    assert!(!terminal.is_at_prompt());
+    assert!(!terminal.prompt_at().is_some());
     terminal.feed(prompt.as_bytes());
-    assert!(terminal.is_at_prompt());
+    assert!(terminal.prompt_at().is_some());
 }
 
 #[test]
