@@ -180,9 +180,9 @@ impl Shells {
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| Problem::new("no_randomness", Blame::Host, &error))?;
         let id = ShellId::from_bytes(random);
-        let known = lock(&self.open).len();
-        // Those that are being opened count: each has its task.
-        if known.max(self.tasks.len()) >= SHELLS {
+        let stopped = lock(&self.open).values().filter(|shell| !lock(&shell.output).is_running()).count();
+        // The others have a task each, those that are being opened too.
+        if stopped + self.tasks.len() >= SHELLS {
             return Err(ShellError::TooMany.explain());
         }
         let (opened, is_opened) = oneshot::channel();

@@ -4,7 +4,7 @@ use super::output::Output;
 use super::lock;
 use crate::exec::{ExecEvent, ExecInput, ExecOutput};
 use crate::limits::SHELL_CLOSE_GRACE;
-use crate::store::{ShellId, StateStore, WorkspaceId};
+use crate::store::{ShellId, ShellRecord, StateStore, WorkspaceId};
 use crate::supervisor::serve::until;
 use crate::workspace::now;
 use std::collections::VecDeque;
@@ -51,9 +51,17 @@ impl Run {
             exit_code = drain(guest_output, &output, &sender) => exit_code,
             () = feed(input, controlled, &output) => None,
         };
-        if let Ok(record) = store.end_shell(workspace, shell, exit_code, now()) {
-            lock(&output).stop(record);
-        }
+        let mut output = lock(&output);
+        let ended_at = now();
+        // Where that cannot be put on record now, its readers are told all the same.
+        let record = store.end_shell(workspace, shell, exit_code, ended_at).unwrap_or_else(|_| ShellRecord {
+            is_running: false,
+            ended_at: Some(ended_at),
+            exit_code,
+            ..output.record().clone()
+        });
+        output.stop(record);
+        drop(output);
         sender.send_modify(|changes| *changes += 1);
     }
 }
