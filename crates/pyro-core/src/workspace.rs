@@ -46,7 +46,7 @@ pub use origin::ForkWorkspace;
 pub use review::{CommandCounts, LogEntry, Summary, SummaryCommand, SummaryEvent};
 pub use secrets::{SecretSpec, SecretValue};
 pub use shell::{
-    AttachInput, AttachOutput, Attached, Attachment, Newline, OpenShell, ReadShell, ShellClosed, ShellOutput, ShellSignalled,
+    AttachInput, AttachOutput, AttachRestore, Attached, Attachment, Newline, OpenShell, ReadShell, ShellClosed, ShellOutput, ShellSignalled,
     ShellView, ShellWait, ShellWritten,
 };
 pub use snapshots::{Reset, ResetFacts, SnapshotDeleted, SnapshotView};

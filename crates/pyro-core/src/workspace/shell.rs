@@ -3,7 +3,7 @@
 
 mod attach;
 
-pub use attach::{AttachInput, AttachOutput, Attached, Attachment};
+pub use attach::{AttachInput, AttachOutput, AttachRestore, Attached, Attachment};
 
 use super::exec::with_defaults;
 use super::files::workspace_path;

@@ -2,7 +2,7 @@
 
 use super::{OPERATION, OpenedShell, ShellView, cells, decoded, read_in, record_in, request, view};
 use crate::limits::{SHELL_WAIT_SECONDS, SUPERVISOR_DEADLINE};
-use crate::machine::{Link, MachineError, unexpected};
+use crate::machine::{Link, unexpected};
 use crate::store::ShellId;
 use crate::supervisor::protocol::Answer;
 use crate::supervisor::shells::{ReadForm, ReadShell, ShellAction, ShellAnswer, ShellScreen, Until};
@@ -17,6 +17,8 @@ pub struct Attachment {
     pub input: AttachInput,
     /// To the caller's screen.
     pub output: AttachOutput,
+    /// For afterwards.
+    pub restore: AttachRestore,
 }
 
 /// What is typed, and the size of the terminal that it is typed in.
@@ -32,6 +34,12 @@ pub struct AttachOutput {
     cursor: u64,
     /// The drawing of the screen is still to come.
     drawing: Option<Vec<u8>>,
+}
+
+/// Brings the caller's terminal back to its ordinary state.
+pub struct AttachRestore {
+    link: Link,
+    shell: ShellId,
 }
 
 /// What comes next.
@@ -66,7 +74,9 @@ impl Pyro {
             cursor: screen.next_cursor,
             drawing: Some(decoded(&screen.drawing)?),
         };
-        Ok(Attachment { shell: view(&screen.record), input, output })
+        // The other connections may owe an answer when it is used.
+        let restore = AttachRestore { link: self.started(id, OPERATION)?, shell };
+        Ok(Attachment { shell: view(&screen.record), input, output, restore })
     }
 }
 
@@ -124,10 +134,11 @@ impl AttachOutput {
             }
         }
     }
+}
 
-    /// What brings the caller's terminal back to its ordinary state.
-    pub async fn undo(self) -> Result<Vec<u8>, WorkspaceError> {
-        // By a connection of its own: this one may still owe an answer.
+impl AttachRestore {
+    /// What to write to the caller's terminal, for what the shell has made of it by now.
+    pub async fn bytes(self) -> Result<Vec<u8>, WorkspaceError> {
         Ok(decoded(&screen(&self.link, self.shell).await?.undo)?)
     }
 }
@@ -140,6 +151,6 @@ async fn screen(link: &Link, shell: ShellId) -> Result<ShellScreen, WorkspaceErr
                 Err(unexpected(Answer::Shell(Box::new(other))).into())
             }
         },
-        other => Err(MachineError::from(unexpected(other)).into()),
+        other => Err(unexpected(other).into()),
     }
 }
