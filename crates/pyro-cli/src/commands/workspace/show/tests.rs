@@ -130,12 +130,12 @@ fn a_list_has_one_line_for_each_workspace() {
     assert_eq!(
         listed(&plain()),
         "[workspace] workspace_id=0123456789ab state=started environment=debian:12 \
-         last_activity_at=1700000060.5 expires_at=1700000660.5 commands=0 services=0/0"
+         last_activity_at=1700000060.5 expires_at=1700000660.5 commands=0 services=0/0 shells=0"
     );
     assert_eq!(
         listed(&full()),
         "[workspace] workspace_id=0123456789ab name=\"fix it's\" state=stopped environment=debian:12 \
-         labels=a=1,b=2 last_activity_at=1700000060.5 expires_at=never commands=2 services=1/2"
+         labels=a=1,b=2 last_activity_at=1700000060.5 expires_at=never commands=2 services=1/2 shells=3"
     );
 }
 
