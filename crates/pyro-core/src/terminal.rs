@@ -42,8 +42,6 @@ pub struct Terminal {
     history_bytes: usize,
     /// The last offset that a forgotten line was changed at.
     forgotten: u64,
-    /// Where the prompt ended at which the shell waits for a command, as far as its marks tell.
-    prompt_at: Option<u64>,
 }
 
 /// What the emulator tells while it is fed.
@@ -51,28 +49,9 @@ pub struct Terminal {
 struct Watch {
     /// Rows that have scrolled off the primary screen, and whether each goes on in the next.
     scrolled: Vec<(String, bool)>,
-    /// The last mark of a shell's state.
-    mark: Option<Mark>,
-}
-
-/// Marks that a shell's prompts carry invisibly, as terminals' semantic prompts (OSC 133) have them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
-    /// The prompt is there, a command may be typed.
-    PromptEnd,
-    /// A command is executed.
-    Executed,
 }
 
 impl vt100::Callbacks for Watch {
-    fn unhandled_osc(&mut self, _: &mut vt100::Screen, params: &[&[u8]]) {
-        match params {
-            [b"133", b"B"] => self.mark = Some(Mark::PromptEnd),
-            [b"133", b"C"] => self.mark = Some(Mark::Executed),
-            _ => {}
-        }
-    }
-
     fn on_scroll(&mut self, row: RowContents<'_>, is_alternate: bool) {
         if !is_alternate {
             self.scrolled.push(text_of(&row));
@@ -134,18 +113,12 @@ impl Terminal {
             history: VecDeque::new(),
             history_bytes: 0,
             forgotten: 0,
-            prompt_at: None,
         }
     }
 
     /// Offset of the first byte that it has not been fed.
     pub fn fed(&self) -> u64 {
         self.fed
-    }
-
-    /// Where the prompt ended, about, at which the shell waits for a command, as far as its marks tell.
-    pub fn prompt_at(&self) -> Option<u64> {
-        self.prompt_at
     }
 
     /// Takes the next bytes.
@@ -195,9 +168,6 @@ impl Terminal {
 
     /// Takes note of what has changed up to the offset `at`; 0 is no change.
     fn notice(&mut self, at: u64) {
-        if let Some(mark) = self.parser.callbacks_mut().mark.take() {
-            self.prompt_at = (mark == Mark::PromptEnd).then_some(at);
-        }
         let screen = self.parser.screen();
         let shown = if screen.alternate_screen() { &mut self.alternate } else { &mut self.primary };
         let cols = screen.size().1.get();

@@ -46,8 +46,8 @@ pub use origin::ForkWorkspace;
 pub use review::{CommandCounts, LogEntry, Summary, SummaryCommand, SummaryEvent};
 pub use secrets::{SecretSpec, SecretValue};
 pub use shell::{
-    AttachInput, AttachOutput, AttachRestore, Attached, Attachment, Newline, OpenShell, ReadShell, ShellClosed, ShellOutput, ShellSignalled,
-    ShellView, ShellWait, ShellWritten,
+    AttachInput, AttachOutput, AttachRestore, Attached, Attachment, Newline, OpenShell, ReadShell,
+    ShellClosed, ShellOutput, ShellSignalled, ShellView, ShellWait, ShellWritten,
 };
 pub use snapshots::{Reset, ResetFacts, SnapshotDeleted, SnapshotView};
 pub use sync::{ExportOptions, Exported, SkippedEntry, SyncFacts, Synced};

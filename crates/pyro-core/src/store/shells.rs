@@ -135,9 +135,7 @@ fn one(tx: &Transaction<'_>, id: WorkspaceId, shell: ShellId) -> Result<ShellRec
 }
 
 fn parse(fields: &Fields<'_>) -> Result<ShellRecord, Damaged> {
-    let cells = |column| {
-        u16::try_from(fields.count(column)?).map_err(|error| fields.damaged(column, error))
-    };
+    let cells = |column| u16::try_from(fields.count(column)?).map_err(|error| fields.damaged(column, error));
     let state: ShellState = fields.get("state")?;
     Ok(ShellRecord {
         workspace: fields.get("workspace")?,

@@ -7,6 +7,7 @@
 //!                                    +------------------> (gone from here) <---------------+
 //! ```
 
+mod marks;
 mod messages;
 mod output;
 mod run;
@@ -137,8 +138,8 @@ impl Shells {
                 Ok(at_once(Answer::Shell(Box::new(screen))))
             }
             ShellAction::Write { input } => {
-                let bytes = hex::decode(input)
-                    .map_err(|error| Problem::new("bad_input", Blame::Bug, &error))?;
+                let bytes =
+                    hex::decode(input).map_err(|error| Problem::new("bad_input", Blame::Bug, &error))?;
                 if !lock(&shell.output).is_running() {
                     return Err(ShellError::NotRunning(id).explain());
                 }

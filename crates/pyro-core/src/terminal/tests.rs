@@ -30,7 +30,10 @@ fn a_reader_is_told_what_has_changed_since() {
     terminal.feed(b"\r99%\r\n");
     let second = terminal.changes(first.next, usize::MAX);
     assert_eq!(second.text, "99%");
-    assert_eq!(terminal.changes(second.next, usize::MAX), Changes { next: second.next, ..Changes::default() });
+    assert_eq!(
+        terminal.changes(second.next, usize::MAX),
+        Changes { next: second.next, ..Changes::default() }
+    );
     // Only a line above is changed.
     terminal.feed(b"\x1b[1;1HONE\x1b[4;1H");
     assert_eq!(terminal.changes(second.next, usize::MAX).text, "ONE");
@@ -119,18 +122,6 @@ fn what_is_kept_is_bounded_and_a_loss_is_told() {
     assert!(kept <= HISTORY_BYTES && kept == terminal.history_bytes);
     assert!(terminal.changes(0, usize::MAX).lost_bytes > 0);
     assert_eq!(terminal.changes(terminal.fed() - 100, usize::MAX).lost_bytes, 0);
-}
-
-#[test]
-fn prompts_are_known_by_their_marks() {
-    let prompt = "\x1b]133;A\x07pyro$ \x1b]133;B\x07";
-    let mut terminal = fed(40, 5, prompt);
-    assert!(terminal.prompt_at().is_some());
-    assert_eq!(all(&terminal), "pyro$");
-    terminal.feed(b"make\r\n\x1b]133;C\x07cc -c a.c\r\n");
-    assert!(!terminal.prompt_at().is_some());
-    terminal.feed(prompt.as_bytes());
-    assert!(terminal.prompt_at().is_some());
 }
 
 #[test]

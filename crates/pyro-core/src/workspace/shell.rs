@@ -166,14 +166,15 @@ pub struct ShellClosed {
 /// Bytes of input in one request, which take twice as many in a packet.
 const INPUT_BYTES: usize = 64 << 10;
 
-/// The prompt, with marks for those who wait for it: they tell a terminal emulator where a prompt ends and when
-/// a command is executed (OSC 133), and nobody sees them. What a prompt looks like, programs print as well.
-const BASH_PROMPT: &str = r"\[\e]133;A\a\]pyro$ \[\e]133;B\a\]";
+/// The prompt, with marks for those who wait for it: they tell where it ends and when a command is executed. The
+/// supervisor takes them out. What a prompt looks like, programs print as well, and what is in the terminal's
+/// foreground is the shell itself also while it carries out a command of its own.
+const BASH_PROMPT: &str = r"pyro$ \[\e]133;B\a\]";
 const BASH_EXECUTES: &str = r"\e]133;C\a";
 
 /// Becomes bash where there is one, otherwise the guest's own shell, whose prompts know no escapes.
 const PROGRAM: &str = r#"if command -v bash >/dev/null 2>&1; then exec bash --noprofile --norc -i; fi
-PS1=$(printf '\033]133;A\007pyro$ \033]133;B\007'); export PS1; exec /bin/sh -i"#;
+PS1=$(printf 'pyro$ \033]133;B\007'); export PS1; exec /bin/sh -i"#;
 
 impl Pyro {
     /// Opens a shell: bash where the guest has it, otherwise its `/bin/sh`, without anybody's start-up files.
@@ -224,8 +225,9 @@ impl Pyro {
         let (is_satisfied, lost_bytes) = (got.is_satisfied, got.lost_bytes);
         let mut bytes = decoded(&got.output)?;
         // An answer holds less than may be asked for.
-        while got.more && got.next_cursor > wanted.cursor && bytes.len() + 1 < max_bytes {
-            let (cursor, most) = (got.next_cursor, max_bytes - bytes.len() - 1);
+        let separator = usize::from(read.plain);
+        while got.more && got.next_cursor > wanted.cursor && bytes.len() + separator < max_bytes {
+            let (cursor, most) = (got.next_cursor, max_bytes - bytes.len() - separator);
             wanted = shells::ReadShell { cursor, most, until: Until::Now, ..wanted };
             let next = open.read(wanted.clone()).await?;
             let added = decoded(&next.output)?;
@@ -272,12 +274,13 @@ impl Pyro {
         }
         let mut record = open.record.clone();
         for piece in whole.chunks(INPUT_BYTES) {
-            record = match open.act(ShellAction::Write { input: hex::encode(piece) }, SUPERVISOR_DEADLINE).await {
-                Err(WorkspaceError::Machine(MachineError::SupervisorDeadline)) => {
-                    return Err(WorkspaceError::ShellInput(open.record.shell.to_string()));
-                }
-                answered => answered?,
-            };
+            record =
+                match open.act(ShellAction::Write { input: hex::encode(piece) }, SUPERVISOR_DEADLINE).await {
+                    Err(WorkspaceError::Machine(MachineError::SupervisorDeadline)) => {
+                        return Err(WorkspaceError::ShellInput(open.record.shell.to_string()));
+                    }
+                    answered => answered?,
+                };
         }
         if !record.is_running {
             return Err(WorkspaceError::ShellNotRunning(record.shell.to_string()));

@@ -30,9 +30,16 @@ pub(crate) enum ShellAction {
     /// Answered with `Screen`.
     Screen,
     /// Answered with `State` when the guest has all of it, however long that takes.
-    Write { input: String },
-    Signal { signal: i32 },
-    Resize { cols: u16, rows: u16 },
+    Write {
+        input: String,
+    },
+    Signal {
+        signal: i32,
+    },
+    Resize {
+        cols: u16,
+        rows: u16,
+    },
     /// Answered with `State` when it has ended.
     Close,
 }

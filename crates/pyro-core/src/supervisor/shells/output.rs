@@ -1,5 +1,6 @@
 //! What a shell has printed: its newest bytes, and the screen that they make.
 
+use super::marks::{Mark, Marks};
 use super::{ReadForm, ShellError, ShellScreen};
 use crate::limits::SHELL_BYTES;
 use crate::store::ShellRecord;
@@ -22,6 +23,9 @@ pub(super) struct Output {
     /// Lags behind by what is in the ring.
     terminal: Terminal,
     last_at: Instant,
+    marks: Marks,
+    /// Where the prompt ended at which the shell waits for a command.
+    prompt_at: Option<u64>,
     /// Where the output ended when a command was typed last.
     typed_at: u64,
 }
@@ -38,7 +42,16 @@ pub(super) struct Piece {
 impl Output {
     pub(super) fn new(record: ShellRecord) -> Self {
         let terminal = Terminal::new(record.cols, record.rows);
-        Self { record, ring: VecDeque::new(), end: 0, terminal, last_at: Instant::now(), typed_at: 0 }
+        Self {
+            record,
+            ring: VecDeque::new(),
+            end: 0,
+            terminal,
+            last_at: Instant::now(),
+            marks: Marks::default(),
+            prompt_at: None,
+            typed_at: 0,
+        }
     }
 
     pub(super) fn record(&self) -> &ShellRecord {
@@ -61,8 +74,15 @@ impl Output {
     /// Takes the next bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.last_at = Instant::now();
-        self.end += bytes.len() as u64;
-        self.ring.extend(bytes);
+        for (shown, mark) in self.marks.take(bytes) {
+            self.end += shown.len() as u64;
+            self.ring.extend(shown);
+            match mark {
+                Some(Mark::PromptEnd) => self.prompt_at = Some(self.end),
+                Some(Mark::Executed) => self.prompt_at = None,
+                None => {}
+            }
+        }
         if self.end - self.terminal.fed() > LAG_BYTES as u64 {
             self.catch_up();
         }
@@ -85,15 +105,13 @@ impl Output {
     /// Notes that a command, or what ends one, has been typed: a prompt before that is none any more.
     pub(super) fn typed(&mut self, bytes: &[u8]) {
         if bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0x03 | 0x04 | 0x1a)) {
-            self.catch_up();
             self.typed_at = self.end;
         }
     }
 
     /// Whether the shell waits for a command.
-    pub(super) fn is_at_prompt(&mut self) -> bool {
-        self.catch_up();
-        self.terminal.prompt_at().is_some_and(|at| at > self.typed_at)
+    pub(super) fn is_at_prompt(&self) -> bool {
+        self.prompt_at.is_some_and(|at| at > self.typed_at)
     }
 
     fn start(&self) -> u64 {

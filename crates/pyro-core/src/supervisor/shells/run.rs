@@ -1,7 +1,7 @@
 //! The task of one shell that runs.
 
-use super::output::Output;
 use super::lock;
+use super::output::Output;
 use crate::exec::{ExecEvent, ExecInput, ExecOutput};
 use crate::limits::SHELL_CLOSE_GRACE;
 use crate::store::{ShellId, ShellRecord, StateStore, WorkspaceId};
@@ -67,11 +67,7 @@ impl Run {
 }
 
 /// Keeps what the shell prints; gives its exit code.
-async fn drain(
-    mut guest: ExecOutput,
-    output: &Mutex<Output>,
-    sender: &watch::Sender<u64>,
-) -> Option<i32> {
+async fn drain(mut guest: ExecOutput, output: &Mutex<Output>, sender: &watch::Sender<u64>) -> Option<i32> {
     loop {
         match guest.next().await {
             Ok(ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes)) => {

@@ -42,6 +42,8 @@ impl Wanted {
         let pattern = |text: &str| {
             RegexBuilder::new(text)
                 .multi_line(true)
+                // A terminal's lines end with both, and begin anew after a carriage return alone.
+                .crlf(true)
                 .size_limit(PATTERN_BYTES)
                 .dfa_size_limit(PATTERN_BYTES)
                 .build()
@@ -141,4 +143,3 @@ fn answer(output: &mut Output, read: &ReadShell, is_satisfied: bool) -> Answer {
         Err(error) => failed(error),
     }
 }
-

@@ -36,7 +36,8 @@ pub(in super::super) fn shell_listed(shell: &ShellView) -> String {
 /// What is said of a shell's output beside it.
 pub(in super::super) fn shell_read(read: &ShellOutput) -> String {
     let truth = |value: bool| if value { "True" } else { "False" };
-    let satisfied = read.wait_satisfied.map(|is| format!(" wait_satisfied={}", truth(is))).unwrap_or_default();
+    let satisfied =
+        read.wait_satisfied.map(|is| format!(" wait_satisfied={}", truth(is))).unwrap_or_default();
     let lost = match read.lost_bytes {
         0 => String::new(),
         lost => format!(" lost_bytes={lost}"),
