@@ -526,10 +526,15 @@ fn an_attached_terminal_shows_what_the_shell_shows() {
     let again = Screen::start(&host, &shell, 60, 10).unwrap();
     again.wait_for("the program's screen", |lines| lines.len() == 10 && lines[8].parse::<u32>().is_ok());
     again.keys(&["q"]);
+    // The prompt is drawn by the shell, which reads what follows.
+    let last = |lines: &[String]| lines.iter().rfind(|line| !line.is_empty()).cloned().unwrap_or_default();
+    again.wait_for("the prompt", |lines| last(lines).starts_with("pyro$"));
     again.keys(&["cat", "Enter"]);
+    again.wait_for("cat to read", |_| host.done(&["exec", &host.id, "--", "pgrep", "-c", "cat"]) == "1\n");
     again.keys(&["typed", "Enter"]);
     again.wait_for("the echo", |lines| lines.iter().filter(|line| *line == "typed").count() == 2);
     again.keys(&["C-c"]);
+    again.wait_for("the prompt", |lines| last(lines).ends_with("pyro$"));
     again.keys(&["exit 6", "Enter"]);
     again.wait_for("the exit code", |lines| lines.iter().any(|line| line == "code 6"));
 }

@@ -130,10 +130,11 @@ impl Output {
         if cursor > self.end {
             return Err(ShellError::BeyondEnd { cursor, end: self.end });
         }
+        // Also for the bytes: what a plain reader is told later as changed since their end is exact then.
+        self.catch_up();
         match form {
             ReadForm::Raw => Ok(self.raw(cursor, most)),
             ReadForm::Plain => {
-                self.catch_up();
                 let changes = self.terminal.changes(cursor, most);
                 Ok(Piece {
                     bytes: changes.text.into_bytes(),
