@@ -2,6 +2,7 @@
 
 mod bare_boot;
 mod clock;
+mod shells;
 mod table;
 mod workspaces;
 
@@ -38,6 +39,8 @@ enum Part {
     Images,
     /// Workspaces: create, exec, snapshot, reset, fork, stop and start, diff, sync, export
     Workspaces,
+    /// Shells: from what is typed to its echo, and to what it prints
+    Shells,
 }
 
 impl Arguments {
@@ -78,10 +81,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => workspaces::measure(&pyro, &place, &mut table),
         false => Ok(()),
     };
+    let shells = match arguments.wants(Part::Shells) {
+        true => shells::measure(&pyro, &place, &mut table),
+        false => Ok(()),
+    };
     for line in table.lines() {
         output::line(&line);
     }
-    workspaces.context("workspaces")
+    workspaces.context("workspaces")?;
+    shells.context("shells")
 }
 
 fn version(pyro: &Path, runs: u32, place: &Path, table: &mut Table) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Shells in real guests of `debian:12`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 

@@ -20,7 +20,9 @@ pub(crate) use messages::{
 use super::detached::Later;
 use super::protocol::Answer;
 use crate::exec;
+use crate::faults::FaultPoint;
 use crate::limits::{SHELLS, SUPERVISOR_DEADLINE};
+use crate::places::Places;
 use crate::problem::{Blame, Explain, Problem};
 use crate::store::{EventKind, NewShell, ShellId, ShellRecord, StateStore, StoreError, WorkspaceId};
 use crate::workspace::now;
@@ -72,6 +74,7 @@ impl Explain for ShellError {
 pub(super) struct Shells {
     store: Arc<StateStore>,
     workspace: WorkspaceId,
+    places: Places,
     open: Arc<Mutex<HashMap<ShellId, Shell>>>,
     /// Ended when this is dropped.
     tasks: JoinSet<()>,
@@ -104,8 +107,8 @@ fn state(record: ShellRecord) -> Answer {
 }
 
 impl Shells {
-    pub(super) fn new(store: Arc<StateStore>, workspace: WorkspaceId) -> Self {
-        Self { store, workspace, open: Arc::default(), tasks: JoinSet::new() }
+    pub(super) fn new(store: Arc<StateStore>, places: Places, workspace: WorkspaceId) -> Self {
+        Self { store, workspace, places, open: Arc::default(), tasks: JoinSet::new() }
     }
 
     /// Does what a client asks for. `agent` opens a stream to the guest's agent.
@@ -188,6 +191,7 @@ impl Shells {
         }
         let (opened, is_opened) = oneshot::channel();
         let (store, workspace, open) = (Arc::clone(&self.store), self.workspace, Arc::clone(&self.open));
+        let places = self.places.clone();
         self.tasks.spawn(async move {
             let start = timeout(SUPERVISOR_DEADLINE, exec::start(agent, &new.exec)).await;
             let (input, guest_output) = match start {
@@ -195,6 +199,7 @@ impl Shells {
                 Ok(Err(error)) => return drop(opened.send(failed(error))),
                 Err(_) => return drop(opened.send(failed(ShellError::Deadline))),
             };
+            places.reach(FaultPoint::ShellExecuted);
             let (cols, rows) = new.exec.tty.unwrap_or((80, 24));
             let new = NewShell { shell: id, cwd: new.cwd, cols, rows };
             let record = match store.open_shell(workspace, &new, now()) {
@@ -202,6 +207,7 @@ impl Shells {
                 // The machine is ending, or the disk is full; the shell ends with its streams.
                 Err(error) => return drop(opened.send(failed(error))),
             };
+            places.reach(FaultPoint::ShellRecorded);
             let _ = store.record_event(workspace, EventKind::ShellOpen, &json!({ "shell_id": id }), now());
             let output = Arc::new(Mutex::new(Output::new(record.clone())));
             let (sender, changes) = watch::channel(0);
@@ -227,14 +233,17 @@ impl Shells {
         // Nothing that runs says so any more, or it is asked to end now.
         let _ = shell.controls.send(Control::Close);
         let (store, workspace, open) = (Arc::clone(&self.store), self.workspace, Arc::clone(&self.open));
+        let places = self.places.clone();
         Box::pin(async move {
             if !ended(&shell, SUPERVISOR_DEADLINE + crate::limits::SHELL_CLOSE_GRACE).await {
                 return failed(ShellError::Stuck(id));
             }
+            places.reach(FaultPoint::ShellEnded);
             let record = lock(&shell.output).record().clone();
             // Another client may have closed it at the same time.
             if lock(&open).remove(&id).is_some() {
                 let _ = store.close_shell(workspace, id, now());
+                places.reach(FaultPoint::ShellForgotten);
                 let detail = json!({ "shell_id": id, "exit_code": record.exit_code });
                 let _ = store.record_event(workspace, EventKind::ShellClose, &detail, now());
             }

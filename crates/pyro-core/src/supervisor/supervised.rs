@@ -114,7 +114,7 @@ impl Supervised {
         places.reach(FaultPoint::BootLocked);
         Ok(Self {
             commands: Commands::new(Arc::clone(&store)),
-            shells: Shells::new(Arc::clone(&store), id),
+            shells: Shells::new(Arc::clone(&store), places.clone(), id),
             store,
             places,
             id,

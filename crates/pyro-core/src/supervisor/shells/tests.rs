@@ -45,7 +45,8 @@ impl Lab {
     fn new() -> Self {
         let fixture = Fixture::new();
         let id = fixture.workspace(1, now());
-        Self { shells: Shells::new(Arc::new(fixture.again()), id), id, fixture }
+        let places = Places::new(fixture.directory.path());
+        Self { shells: Shells::new(Arc::new(fixture.again()), places, id), id, fixture }
     }
 
     async fn open(&mut self) -> (ShellId, Guest) {
@@ -110,15 +111,13 @@ async fn the_newest_bytes_are_kept_and_a_reader_is_told_what_it_missed() {
     assert_eq!((got.lost_bytes, got.more, got.is_satisfied), (total + 3 - SHELL_BYTES as u64, true, true));
     let last = lab.read(shell, total, Until::Now).await;
     assert_eq!((text(&last).as_str(), last.next_cursor, last.more), ("end", total + 3, false));
-    let beyond = ReadShell {
-        cursor: total + 4,
-        most: 1,
-        form: ReadForm::Raw,
-        until: Until::Now,
-        limit_ms: 1,
-    };
+    let beyond =
+        ReadShell { cursor: total + 4, most: 1, form: ReadForm::Raw, until: Until::Now, limit_ms: 1 };
     let beyond = problem(lab.ask(shell, ShellAction::Read(beyond))).await;
-    assert_eq!(beyond, format!("cursor {} is beyond the end of the shell's output, {}", total + 4, total + 3));
+    assert_eq!(
+        beyond,
+        format!("cursor {} is beyond the end of the shell's output, {}", total + 4, total + 3)
+    );
 }
 
 #[tokio::test]
