@@ -2,6 +2,7 @@
 
 mod bare_boot;
 mod clock;
+mod shells;
 mod table;
 mod workspaces;
 
@@ -40,6 +41,8 @@ enum Part {
     Workspaces,
     /// A workspace with a tree of very many files: times, memory, and whether it comes back as it was
     LargeTree,
+    /// Shells: from what is typed to its echo, and to what it prints
+    Shells,
 }
 
 impl Arguments {
@@ -84,10 +87,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => workspaces::measure_large(&pyro, &place, &mut table),
         false => Ok(()),
     };
+    let shells = match arguments.wants(Part::Shells) {
+        true => shells::measure(&pyro, &place, &mut table),
+        false => Ok(()),
+    };
     for line in table.lines() {
         output::line(&line);
     }
-    workspaces.context("workspaces").and(large.context("large tree"))
+    workspaces.context("workspaces").and(large.context("large tree")).and(shells.context("shells"))
 }
 
 fn version(pyro: &Path, runs: u32, place: &Path, table: &mut Table) -> Result<()> {

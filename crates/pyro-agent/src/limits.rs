@@ -43,6 +43,9 @@ pub(crate) const KILL_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) const DRAIN_BYTES: usize = 4 << 20;
 /// Output waiting for the host before the command's pipes are read again.
 pub(crate) const OUTBOX_BYTES: usize = 128 << 10;
+/// How long a terminal's output must stay idle until what looks like the first letters of a secret is shown:
+/// shorter than a person notices, longer than a program needs between two writes.
+pub(crate) const ECHO_IDLE: Duration = Duration::from_millis(20);
 /// Rounds of the process-table scan that kills a tree without cgroups; each round finds what the one
 /// before had not yet forked.
 pub(crate) const KILL_ROUNDS: usize = 32;

@@ -93,11 +93,17 @@ struct Run {
     told: bool,
 }
 
+/// Bytes of a secret's beginning that [`Redactor::let_go`] shows: what a person types and sees echoed letter
+/// by letter must not wait for the next one, and so much of a secret tells nothing.
+pub const SHOWN_BYTES: usize = 3;
+
 /// One stream being redacted. Holds back at most one byte less than the longest value.
 pub struct Redactor {
     needles: Arc<Needles>,
     /// Per needle, how much of it the stream ends with.
     matched: Vec<usize>,
+    /// The most of those. More than is held where some was let go.
+    open: usize,
     held: Vec<u8>,
     /// Disjoint, in order, all in `held`.
     runs: Vec<Run>,
@@ -113,7 +119,7 @@ impl Redactor {
     /// A stream from its start.
     pub fn new(needles: Arc<Needles>) -> Self {
         let matched = vec![0; needles.needles.len()];
-        Self { needles, matched, held: Vec::new(), runs: Vec::new() }
+        Self { needles, matched, open: 0, held: Vec::new(), runs: Vec::new() }
     }
 
     /// Takes the next bytes and appends to `out` what is certain.
@@ -125,7 +131,7 @@ impl Redactor {
         let mut rest = bytes;
         loop {
             // Most bytes are in no value at all.
-            if self.held.is_empty() {
+            if self.held.is_empty() && self.open == 0 {
                 let starts = &self.needles.starts;
                 let clear = rest.iter().position(|byte| starts[usize::from(*byte)]).unwrap_or(rest.len());
                 out.extend_from_slice(&rest[..clear]);
@@ -133,35 +139,50 @@ impl Redactor {
             }
             let Some((byte, after)) = rest.split_first() else { break };
             rest = after;
-            if self.take(*byte) == 0 {
+            self.take(*byte);
+            if self.open == 0 {
                 self.release(self.held.len(), out);
             }
         }
-        let open = self.matched.iter().copied().max().unwrap_or(0);
-        self.release(self.held.len() - open, out);
+        self.release(self.held.len().saturating_sub(self.open), out);
+    }
+
+    /// Whether [`Redactor::let_go`] has something to show.
+    pub fn can_let_go(&self) -> bool {
+        !self.held.is_empty() && self.open <= SHOWN_BYTES
+    }
+
+    /// Shows what may be the beginning of a value and is at most [`SHOWN_BYTES`] long; the rest of that value
+    /// is hidden all the same, should it come.
+    pub fn let_go(&mut self, out: &mut Vec<u8>) {
+        if self.can_let_go() {
+            self.release(self.held.len(), out);
+        }
     }
 
     /// Appends what was held back; the next byte starts a new stream.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         self.release(self.held.len(), out);
         self.matched.fill(0);
+        self.open = 0;
     }
 
-    /// Takes one byte; gives how many held bytes may still become part of an occurrence.
-    fn take(&mut self, byte: u8) -> usize {
+    /// Takes one byte and tells in `open` how many of the last ones may still become part of an occurrence.
+    fn take(&mut self, byte: u8) {
         self.held.push(byte);
         let end = self.held.len();
         let mut open = 0;
         for (needle, matched) in self.needles.needles.iter().zip(&mut self.matched) {
             *matched = needle.step(*matched, byte);
             if *matched == needle.value.len() {
-                hide(&mut self.runs, end - *matched, end);
+                // Of one whose beginning was let go, the rest.
+                hide(&mut self.runs, end.saturating_sub(*matched), end);
                 // What may overlap with this occurrence is what the value ends with.
                 *matched = needle.borders[*matched - 1] as usize;
             }
             open = open.max(*matched);
         }
-        open
+        self.open = open;
     }
 
     /// Passes on the first `count` held bytes.

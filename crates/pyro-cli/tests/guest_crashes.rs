@@ -24,6 +24,8 @@ enum Group {
     AtRest,
     Reset,
     Removal,
+    /// A shell is opened or closed.
+    Shells,
 }
 
 fn group(point: FaultPoint) -> Group {
@@ -65,6 +67,7 @@ fn group(point: FaultPoint) -> Group {
         P::ResetStopped | P::ResetLayer | P::ResetRecorded | P::ResetCollected | P::ResetBooted => {
             Group::Reset
         }
+        P::ShellExecuted | P::ShellRecorded | P::ShellEnded | P::ShellForgotten => Group::Shells,
         P::DeleteStopped
         | P::DeleteMarked
         | P::RemoveSecrets
@@ -164,6 +167,32 @@ fn workspaces(host: &Host) -> Vec<(String, String)> {
         .collect();
     found.sort();
     found
+}
+
+#[test]
+fn a_supervisor_that_dies_over_a_shell_leaves_none() {
+    if !guest_available() {
+        return;
+    }
+    let host = Host::new();
+    host.create(&["--name", "w"]);
+    for point in points(Group::Shells) {
+        host.done(&["stop", "w"]);
+        assert_eq!(doomed(&host, point, &["start", "w"]).code, Some(0), "{}", point.name());
+        let opened = host.workspace(&["shell", "open", "w", "--id-only"]);
+        if opened.code == Some(0) {
+            let closed = host.workspace(&["shell", "close", "w", opened.stdout.trim_end()]);
+            assert_ne!(closed.code, Some(0), "{}: {closed:?}", point.name());
+        }
+        assert_died(&host, point);
+        wait_until("the machine to be gone", || host.json(&["status", "w"])["state"] == "stopped");
+        assert_eq!(host.json(&["status", "w"])["shell_count"], 0, "{}", point.name());
+        assert_clean(&host, point.name());
+        host.done(&["start", "w"]);
+        let shell = host.done(&["shell", "open", "w", "--id-only"]);
+        host.done(&["shell", "close", "w", shell.trim_end()]);
+    }
+    assert_nothing_left(&host);
 }
 
 #[test]

@@ -252,6 +252,13 @@ impl ExecInput {
         Ok(())
     }
 
+    /// Waits until the agent takes input, and tells how much at least. Cancel safe.
+    pub(crate) async fn room(&self) -> Result<usize, AgentError> {
+        // Given back at once: whoever asks is the only one who sends.
+        drop(self.credit.acquire().await.map_err(|_| AgentError::Disconnected)?);
+        Ok(self.credit.available_permits().min(wire::DATA_CHUNK_BYTES))
+    }
+
     /// Closes the command's standard input.
     pub async fn close_stdin(&mut self) -> Result<(), AgentError> {
         Ok(self.writer.write_all(&wire::emit_frame(FrameKind::Stdin, &[])).await?)

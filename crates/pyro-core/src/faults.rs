@@ -75,6 +75,10 @@ points! {
     RemoveDirectory = "remove:directory",
     RemoveForgotten = "remove:forgotten",
     ExpiryMarked = "expiry:marked",
+    ShellExecuted = "shell-open:executed",
+    ShellRecorded = "shell-open:recorded",
+    ShellEnded = "shell-close:ended",
+    ShellForgotten = "shell-close:forgotten",
 }
 
 /// Where to die.

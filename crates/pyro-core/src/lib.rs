@@ -22,6 +22,7 @@ pub mod problem;
 pub mod store;
 pub mod supervisor;
 mod sys;
+pub mod terminal;
 pub mod transfer;
 pub mod workspace;
 

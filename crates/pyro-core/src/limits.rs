@@ -35,6 +35,21 @@ pub const SEAL_DEADLINE: Duration = Duration::from_secs(60);
 pub const MAX_CLIENTS: usize = 256;
 /// Detached commands of one workspace at a time: the supervisor holds what is kept of their output.
 pub const DETACHED_COMMANDS: usize = 64;
+/// Shells of one workspace at a time, those that have ended and are not closed among them: the supervisor
+/// holds a few MiB for each.
+pub const SHELLS: usize = 64;
+/// Output kept of one shell: its newest bytes.
+pub const SHELL_BYTES: usize = 1 << 20;
+/// What one read of a shell gives at most, bytes: all that is kept.
+pub const SHELL_READ_BYTES: RangeInclusive<u64> = 1..=SHELL_BYTES as u64;
+/// How long a shell's output must stay idle for a reader that waits for that, milliseconds.
+pub const IDLE_MS: RangeInclusive<u64> = 1..=10_000;
+/// How long a read of a shell waits, seconds.
+pub const SHELL_WAIT_SECONDS: RangeInclusive<u64> = 1..=3600;
+/// Text or pattern that a reader waits for.
+pub const SHELL_PATTERN_BYTES: usize = 4 << 10;
+/// From the hang-up of a shell that is closed to the kill of all its processes.
+pub const SHELL_CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// From the signal that asks a command to end to the kill of all its processes.
 pub const KILL_GRACE: Duration = Duration::from_secs(10);
 /// How long a caller may wait for something to happen, seconds: as long as a workspace may live.

@@ -397,6 +397,7 @@ pub(crate) fn unexpected(answer: Answer) -> MachineError {
         | Answer::Done
         | Answer::Begun { .. }
         | Answer::Output { .. }
+        | Answer::Shell(_)
         | Answer::Snapshotted { .. } => {
             MachineError::SupervisorLost(Some(io::Error::other("it answered another question")))
         }

@@ -28,6 +28,7 @@ mod life;
 mod migrations;
 pub mod names;
 mod row;
+mod shells;
 mod snapshots;
 mod values;
 mod workspaces;
@@ -39,15 +40,16 @@ pub use commands::{
 };
 pub use error::{LayerFault, StoreError};
 pub use events::{DETAIL_BYTES, EVENTS_KEPT, Event};
-pub use ids::{IdError, LayerId, WorkspaceId};
+pub use ids::{IdError, LayerId, ShellId, WorkspaceId};
 pub use layers::{CHAIN_LAYERS, LayerRecord};
 pub use life::{TOMBSTONES, Tombstone};
 pub use names::NameError;
 pub use row::Damaged;
+pub use shells::{NewShell, ShellRecord};
 pub use snapshots::{NewSnapshot, SnapshotRecord};
 pub use values::{
-    CommandState, Departure, EventKind, LayerState, NetworkPolicy, SecretSource, SeedMode, SnapshotKind,
-    UnknownWord, WorkspaceState,
+    CommandState, Departure, EventKind, LayerState, NetworkPolicy, SecretSource, SeedMode, ShellState,
+    SnapshotKind, UnknownWord, WorkspaceState,
 };
 pub use workspaces::{
     Created, ImageDefaults, NameChange, NewBaseline, NewWorkspace, SecretRecord, Seed, Workspace,

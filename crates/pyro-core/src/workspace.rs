@@ -23,6 +23,7 @@ mod lifecycle;
 mod origin;
 mod review;
 pub(crate) mod secrets;
+mod shell;
 mod snapshots;
 mod sync;
 #[cfg(test)]
@@ -46,6 +47,10 @@ pub use lifecycle::UpdateWorkspace;
 pub use origin::ForkWorkspace;
 pub use review::{CommandCounts, LogEntry, Summary, SummaryCommand, SummaryEvent};
 pub use secrets::{SecretSpec, SecretValue};
+pub use shell::{
+    AttachInput, AttachOutput, AttachRestore, Attached, Attachment, Newline, OpenShell, ReadShell,
+    ShellClosed, ShellOutput, ShellSignalled, ShellView, ShellWait, ShellWritten,
+};
 pub use snapshots::{Reset, ResetFacts, SnapshotDeleted, SnapshotView};
 pub use sync::{ExportOptions, Exported, Moved, SkippedEntry, SyncFacts, Synced};
 pub use views::{LastCommand, SecretFacts, SeedView, WORKSPACE_PATH, WorkspaceView};

@@ -2,7 +2,7 @@
 //!
 //! Each scenario has workspaces of its own, so that one that fails leaves the others' figures standing.
 
-mod client;
+pub(super) mod client;
 mod large;
 mod trees;
 
@@ -278,7 +278,7 @@ fn sync_and_export(client: &Client, files: &Files, table: &mut Table) -> Result<
 }
 
 /// The median of `runs` times, in seconds; `once` is told which run it is.
-fn median_of(runs: u32, once: impl FnMut(u32) -> Result<Duration>) -> Result<f64> {
+pub(super) fn median_of(runs: u32, once: impl FnMut(u32) -> Result<Duration>) -> Result<f64> {
     median(&(0..runs).map(once).collect::<Result<Vec<_>>>()?)
 }
 
@@ -294,7 +294,7 @@ fn median(times: &[Duration]) -> Result<f64> {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(stdout: &'a str) -> Result<T> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(stdout: &'a str) -> Result<T> {
     serde_json::from_str(stdout).with_context(|| format!("pyro's result is of unknown form: {stdout:.200}"))
 }
 
@@ -303,7 +303,7 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-fn add_milliseconds(table: &mut Table, name: &str, seconds: f64) {
+pub(super) fn add_milliseconds(table: &mut Table, name: &str, seconds: f64) {
     table.add(name, seconds * 1000.0, "ms", Bound::None);
 }
 

@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal};
 use super::outbox::Outbox;
 use super::processes::Tree;
 use crate::connection::Connection;
-use crate::limits::{DRAIN_BYTES, DRAIN_GRACE, KILL_DEADLINE, OUTBOX_BYTES};
+use crate::limits::{DRAIN_BYTES, DRAIN_GRACE, ECHO_IDLE, KILL_DEADLINE, OUTBOX_BYTES};
 use crate::reaper::{Child, Ended};
 
 /// What the outputs' bytes are sent as.
@@ -73,6 +73,8 @@ pub(crate) struct Session<'a> {
     outbox: Outbox,
     /// Per output; `None` when there is nothing to hide.
     redactors: Option<[Redactor; 2]>,
+    /// When a terminal that stays idle shows what looks like a secret's first letters.
+    let_go_at: Option<Instant>,
     /// Bytes on their way to the command.
     inbox: VecDeque<u8>,
     input_ends: bool,
@@ -117,6 +119,7 @@ impl<'a> Session<'a> {
             timed_out: false,
             outbox: Outbox::default(),
             redactors: (!needles.is_empty()).then(|| [0, 1].map(|_| Redactor::new(Arc::clone(needles)))),
+            let_go_at: None,
             inbox: VecDeque::new(),
             input_ends: false,
             credit: 0,
@@ -137,6 +140,7 @@ impl<'a> Session<'a> {
                     self.read_output(index);
                 }
             }
+            self.let_go();
             self.return_credit()?;
             self.advance(events.child);
         }
@@ -150,6 +154,10 @@ impl<'a> Session<'a> {
 
     /// The next moment at which something happens by itself.
     fn wake_at(&self) -> Option<Instant> {
+        [self.next_phase_at(), self.let_go_at].into_iter().flatten().min()
+    }
+
+    fn next_phase_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running { give_up: None } => self.deadline,
             Phase::Running { give_up } => give_up,
@@ -296,6 +304,8 @@ impl<'a> Session<'a> {
                 let mut clear = Vec::new();
                 redactors[index].push(&chunk[..*read.as_ref().unwrap_or(&0)], &mut clear);
                 self.outbox.push_chunks(KINDS[index], &clear);
+                let can_let_go = self.pumped.terminal.is_some() && redactors[index].can_let_go();
+                self.let_go_at = can_let_go.then(|| Instant::now() + ECHO_IDLE);
                 read
             }
         };
@@ -309,6 +319,19 @@ impl<'a> Session<'a> {
             Err(Errno::AGAIN | Errno::INTR) => {}
             // A terminal that nobody holds any more says EIO.
             Err(_) => self.close_output(index),
+        }
+    }
+
+    /// A terminal's echo waits for the next letter only for a moment.
+    fn let_go(&mut self) {
+        if self.let_go_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.let_go_at = None;
+        if let Some([redactor, _]) = &mut self.redactors {
+            let mut clear = Vec::new();
+            redactor.let_go(&mut clear);
+            self.outbox.push_chunks(KINDS[0], &clear);
         }
     }
 

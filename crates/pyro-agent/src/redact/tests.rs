@@ -97,3 +97,67 @@ fn needles_do_not_tell_their_values() {
     assert_eq!(format!("{needles:?}"), "Needles(1)");
     assert!(!format!("{:?}", Redactor::new(Arc::clone(&needles))).contains("hunter"));
 }
+
+/// Every byte comes by itself, with the stream idle after it.
+fn typed(values: &[&[u8]], text: &[u8]) -> Vec<Vec<u8>> {
+    let needles = Arc::new(Needles::new(values.iter().map(|value| value.to_vec())));
+    let mut redactor = Redactor::new(needles);
+    let mut shown = Vec::new();
+    for byte in text {
+        let mut out = Vec::new();
+        redactor.push(&[*byte], &mut out);
+        redactor.let_go(&mut out);
+        shown.push(out);
+    }
+    let mut out = Vec::new();
+    redactor.finish(&mut out);
+    shown.push(out);
+    shown
+}
+
+#[test]
+fn an_idle_stream_lets_go_of_a_short_beginning_and_hides_the_rest() {
+    let shown = typed(&[b"secret"], b"a secret!");
+    let shown: Vec<&[u8]> = shown.iter().map(Vec::as_slice).collect();
+    assert_eq!(shown, [&b"a"[..], b" ", b"s", b"e", b"c", b"", b"", b"[REDACTED]", b"!", b""]);
+    assert_eq!(typed(&[b"secret"], b"seen").concat(), b"seen");
+    // What was none after all comes as soon as that is known.
+    let shown = typed(&[b"secret"], b"secreX");
+    assert_eq!(shown[3..], [&b""[..], b"", b"reX", b""].map(<[u8]>::to_vec));
+}
+
+#[test]
+fn letting_go_again_and_again_never_shows_more_of_a_secret() {
+    let secret = b"abcabcabd";
+    let shown = typed(&[secret], b"abcabcabcabd-abcabcabd").concat();
+    assert!(!shown.windows(4).any(|part| part == &secret[secret.len() - 4..]), "{shown:?}");
+    assert!(shown.windows(10).any(|part| part == REDACTED), "{shown:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn the_end_of_a_secret_is_never_shown_however_the_stream_idles(
+        before in "[ab]{0,10}",
+        value in "[ab]{5,8}",
+        idle in prop::collection::vec(any::<bool>(), 18),
+    ) {
+        let mut redactor = Redactor::new(Arc::new(Needles::new([value.clone().into_bytes()])));
+        let mut out = Vec::new();
+        let mut at_the_secret = 0;
+        for (index, byte) in format!("{before}{value}").bytes().enumerate() {
+            if index == before.len() {
+                at_the_secret = out.len();
+            }
+            redactor.push(&[byte], &mut out);
+            if idle[index] {
+                redactor.let_go(&mut out);
+            }
+        }
+        redactor.finish(&mut out);
+        prop_assert!(out.ends_with(REDACTED), "{:?}", String::from_utf8_lossy(&out));
+        let plain = out[at_the_secret..].iter().filter(|byte| byte.is_ascii_lowercase()).count();
+        prop_assert!(plain <= before.len() + SHOWN_BYTES);
+    }
+}

@@ -1,6 +1,6 @@
 //! One running command between its caller and its guest: streams, terminal, signals, exit codes.
 
-mod terminal;
+pub(crate) mod terminal;
 
 use crate::output::Format;
 use pyro_core::exec::{AgentError, ExecEvent, ExecInput, ExecOutput, ExecRequest, Exit};
@@ -90,7 +90,8 @@ async fn feed(input: &mut ExecInput, with_stdin: bool, with_tty: bool) -> std::c
     }
 }
 
-async fn next_signal(signal: &mut Option<Signal>) -> Option<()> {
+/// The next one; none ever where it cannot be listened to.
+pub(crate) async fn next_signal(signal: &mut Option<Signal>) -> Option<()> {
     signal.as_mut()?.recv().await
 }
 

@@ -12,6 +12,7 @@ mod list;
 mod logs;
 mod patch;
 mod reset;
+mod shell;
 mod show;
 mod snapshot;
 mod start;
@@ -58,6 +59,7 @@ enum WorkspaceCommand {
     Diff(diff::Diff),
     Export(export::Export),
     Snapshot(snapshot::Snapshot),
+    Shell(shell::Shell),
     Reset(reset::Reset),
     Stop(stop::Stop),
     Start(start::Start),
@@ -83,6 +85,7 @@ impl Workspace {
             WorkspaceCommand::Diff(command) => command.run(),
             WorkspaceCommand::Export(command) => command.run(),
             WorkspaceCommand::Snapshot(command) => command.run(),
+            WorkspaceCommand::Shell(command) => command.run(),
             WorkspaceCommand::Reset(command) => command.run(),
             WorkspaceCommand::Stop(command) => command.run(),
             WorkspaceCommand::Start(command) => command.run(),

@@ -1,6 +1,6 @@
 //! Why the state database said no.
 
-use super::ids::{LayerId, WorkspaceId};
+use super::ids::{LayerId, ShellId, WorkspaceId};
 use super::names::NameError;
 use super::row::Damaged;
 use super::values::{LayerState, WorkspaceState};
@@ -128,6 +128,25 @@ pub enum StoreError {
         /// The command.
         sequence: u64,
     },
+    /// The workspace has no shell of this id, or no longer.
+    #[error("shell '{shell}' does not exist in workspace '{id}'")]
+    NoShell {
+        /// The workspace.
+        id: WorkspaceId,
+        /// The shell, as the caller writes it.
+        shell: String,
+    },
+    /// Several shells begin like this.
+    #[error("shell '{shell}' is ambiguous in workspace '{id}'")]
+    AmbiguousShell {
+        /// The workspace.
+        id: WorkspaceId,
+        /// The shell, as the caller writes it.
+        shell: String,
+    },
+    /// The id is in use; draw another.
+    #[error("shell '{0}' already exists")]
+    ShellTaken(ShellId),
     /// A record does not make sense; others are not concerned.
     #[error(transparent)]
     Damaged(#[from] Damaged),
@@ -221,6 +240,12 @@ impl Explain for StoreError {
             Self::NoCommand { id, .. } => tell("no_such_command", Blame::Caller)
                 .with_hint(format!("`pyro workspace exec list {id}` shows what there is")),
             Self::CommandEnded { .. } => tell("command_ended", Blame::Caller),
+            Self::NoShell { id, .. } => tell("no_such_shell", Blame::Caller)
+                .with_hint(format!("`pyro workspace shell list {id}` shows what there is")),
+            Self::AmbiguousShell { .. } => {
+                tell("ambiguous_shell", Blame::Caller).with_hint("give the whole id, or more of it")
+            }
+            Self::ShellTaken(_) => tell("shell_exists", Blame::Bug),
             Self::Damaged(damaged) => damaged.explain(),
         }
     }

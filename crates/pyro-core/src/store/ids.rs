@@ -96,6 +96,13 @@ id!(
     16
 );
 
+id!(
+    /// A shell of a workspace: 12 lower case hex digits.
+    ShellId,
+    "shell",
+    6
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use super::ids::WorkspaceId;
 use super::row::{self, Damaged};
 use super::values::{CommandState, Departure, WorkspaceState};
 use super::workspaces::{self, Workspace};
-use super::{Durability, Millis, StateStore, StoreError, address};
+use super::{Durability, Millis, StateStore, StoreError, address, shells};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 /// Workspaces that are gone and still told about.
@@ -55,6 +55,8 @@ impl StateStore {
             if matches!(to, WorkspaceState::Stopped | WorkspaceState::Deleting) {
                 lose_commands(tx, id)?;
             }
+            // Its machine has ended, or has just come up.
+            shells::forget(tx, id)?;
             if to == WorkspaceState::Started || (to == WorkspaceState::Stopped && reason.is_none()) {
                 renew(tx, id, now)?;
             }

@@ -5,6 +5,7 @@ mod golden;
 mod layers;
 mod life;
 mod processes;
+mod shells;
 mod workspaces;
 
 use super::*;

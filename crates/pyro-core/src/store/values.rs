@@ -146,6 +146,15 @@ words!(
     }
 );
 words!(
+    /// What has become of a shell.
+    ShellState, "shell state" {
+        /// It runs.
+        Running = "running",
+        /// It has ended; what it printed can still be read.
+        Stopped = "stopped",
+    }
+);
+words!(
     /// How a secret was given.
     SecretSource, "secret source" {
         /// As a value.

@@ -3,6 +3,7 @@
 //! Both ends come from one build, so the messages carry no version. A descriptor travels with
 //! `Answer::Connected` alone.
 
+use super::shells::{ShellAnswer, ShellRequest};
 use crate::exec::ExecRequest;
 use crate::faults::Fault;
 use crate::problem::Problem;
@@ -44,6 +45,8 @@ pub(crate) enum Request {
     /// Answered with `Output` when there is something, or with `Done`: nothing now, or where the client has
     /// patience, nothing ever, for the command does not run any more and the records have all of it.
     ReadOutput { command: CommandKey, seen: SeenOutput, patience: Patience },
+    /// A workspace's machine: something about its shells. Answered with `Shell` or `Failed`.
+    Shell(Box<ShellRequest>),
     /// A workspace's machine: seal the disk as it is, as the snapshot `name`; without a name for a fork.
     /// Answered with `Snapshotted` or `Failed`.
     Snapshot { name: Option<String> },
@@ -161,6 +164,7 @@ pub(crate) enum Answer {
         stdout: String,
         stderr: String,
     },
+    Shell(Box<ShellAnswer>),
     Snapshotted {
         entry_count: u64,
         bytes_written: u64,

@@ -5,6 +5,7 @@ use super::boot::{Happening, Running, console_text};
 use super::client::Reply;
 use super::detached::{Commands, DetachedError, Later};
 use super::protocol::{Answer, EndCause, Ended, Request, RunCommand};
+use super::shells::{ShellRequest, Shells};
 use crate::faults::FaultPoint;
 use crate::guest::{self, SecretItem};
 use crate::limits::{MACHINE_LOCK_DEADLINE, SEAL_DEADLINE};
@@ -86,6 +87,7 @@ pub(super) enum Next {
 pub(super) struct Supervised {
     store: Arc<StateStore>,
     commands: Commands,
+    shells: Shells,
     places: Places,
     id: WorkspaceId,
     listener: PacketListener,
@@ -112,6 +114,7 @@ impl Supervised {
         places.reach(FaultPoint::BootLocked);
         Ok(Self {
             commands: Commands::new(Arc::clone(&store)),
+            shells: Shells::new(Arc::clone(&store), places.clone(), id),
             store,
             places,
             id,
@@ -200,6 +203,8 @@ impl Supervised {
 
     /// Records the end of the machine.
     pub(super) fn end(mut self, ended: &Ended) {
+        // Their rows go with the change of state.
+        drop(self.shells);
         self.commands.end(match &ended.cause {
             EndCause::Stopped => CommandOutcome::Killed(None),
             EndCause::Expired | EndCause::Failed(_) | EndCause::Machine(_) => CommandOutcome::Lost,
@@ -234,6 +239,7 @@ impl Supervised {
             Request::ReadOutput { command, seen, patience } => {
                 return Reply::Later(self.commands.output(command, seen, patience));
             }
+            Request::Shell(request) => return self.shell(*request, running),
             Request::Snapshot { name } => self.snapshot(name.as_deref(), running).await,
             Request::Start(_) | Request::Connect { .. } | Request::Stop(_) | Request::Describe => {
                 return Reply::Refused;
@@ -250,6 +256,11 @@ impl Supervised {
     fn run_command(&mut self, command: RunCommand, running: &Running) -> Result<Later, Problem> {
         let agent = running.agent().map_err(|error| DetachedError::Connect(error).explain())?;
         self.commands.run(self.id, command, agent)
+    }
+
+    fn shell(&mut self, request: ShellRequest, running: &Running) -> Reply {
+        let agent = || running.agent().map_err(|error| DetachedError::Connect(error).explain());
+        later(self.shells.carry_out(request, agent))
     }
 
     async fn finish_create(

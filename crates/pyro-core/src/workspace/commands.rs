@@ -84,6 +84,19 @@ pub enum KillSignal {
 }
 
 impl KillSignal {
+    /// Its name, without `SIG`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hup => "HUP",
+            Self::Int => "INT",
+            Self::Quit => "QUIT",
+            Self::Kill => "KILL",
+            Self::Usr1 => "USR1",
+            Self::Usr2 => "USR2",
+            Self::Term => "TERM",
+        }
+    }
+
     /// Its number in a Linux guest.
     pub fn number(self) -> i32 {
         match self {

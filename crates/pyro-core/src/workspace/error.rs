@@ -110,6 +110,18 @@ pub enum WorkspaceError {
         /// Why not.
         source: io::Error,
     },
+    /// A shell has ended.
+    #[error("shell {0} is not running")]
+    ShellNotRunning(String),
+    /// A shell's terminal is full of input that nobody reads.
+    #[error("shell {0} does not read its input")]
+    ShellInput(String),
+    /// Nothing to wait for.
+    #[error("the text to wait for must not be empty")]
+    EmptyPattern,
+    /// Too much to wait for.
+    #[error("the text to wait for must be at most {} bytes long", crate::limits::SHELL_PATTERN_BYTES)]
+    LongPattern,
     /// A disk's layers do not fit together.
     #[error("the disk of workspace '{id}' cannot be read: {reason}")]
     Disk {
@@ -178,6 +190,11 @@ impl Explain for WorkspaceError {
                 .with_hint("name a path below /workspace, or relative to it"),
             Self::State { .. } => Problem::new("state_unavailable", Blame::Host, self)
                 .with_hint("PYRO_STATE_DIR must name a directory that you can write to, with free space"),
+            Self::ShellNotRunning(_) => Problem::new("shell_not_running", Blame::Caller, self)
+                .with_hint("what it printed can be read until it is closed; open another one"),
+            Self::ShellInput(_) => Problem::new("shell_input_full", Blame::Guest, self)
+                .with_hint("what runs in its foreground must read it or end: `pyro workspace shell signal`"),
+            Self::EmptyPattern | Self::LongPattern => Problem::new("bad_pattern", Blame::Caller, self),
             Self::Disk { .. } => {
                 Problem::new("disk_broken", Blame::Host, self).with_hint("`pyro fsck` checks every workspace")
             }

@@ -179,7 +179,7 @@ impl Pyro {
 }
 
 /// What the image wants where the caller says nothing; a workspace's commands run in its tree.
-fn with_defaults(workspace: &Workspace, request: &ExecRequest) -> ExecRequest {
+pub(super) fn with_defaults(workspace: &Workspace, request: &ExecRequest) -> ExecRequest {
     let image = &workspace.image;
     let given = |key: &String| request.env.iter().any(|(wanted, _)| wanted == key);
     let mut env: Vec<_> = image.env.iter().filter(|(key, _)| !given(key)).cloned().collect();

@@ -49,6 +49,8 @@ pub struct Summary {
     pub reset_count: u64,
     /// Commands by how they ended.
     pub commands: CommandCounts,
+    /// Shells that are open.
+    pub shell_count: u64,
     /// The last commands that failed, the newest last.
     pub failed_commands: Vec<SummaryCommand>,
     /// The last command.
@@ -134,6 +136,7 @@ impl Pyro {
             state: workspace.state.to_owned(),
             reset_count: workspace.reset_count,
             commands: count(&commands),
+            shell_count: workspace.shell_count,
             failed_commands: last(failed),
             last_command: commands.last().map(short),
             events: last(events),

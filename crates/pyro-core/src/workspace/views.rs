@@ -65,6 +65,8 @@ pub struct WorkspaceView {
     pub service_count: u64,
     /// Services that run.
     pub running_service_count: u64,
+    /// Shells that are open.
+    pub shell_count: u64,
     /// What runs its machine, and what confines it; known while it is started and asked for alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<crate::supervisor::protocol::Started>,
@@ -200,6 +202,7 @@ impl Pyro {
             last_reset_at: workspace.last_reset_at.map(seconds),
             service_count: 0,
             running_service_count: 0,
+            shell_count: self.store.shells(workspace.id)?.len() as u64,
             machine: None,
         })
     }

@@ -3,6 +3,8 @@ mod list;
 mod logs;
 mod wait;
 
+pub(super) use kill::SignalName;
+
 use super::Addressed;
 use super::arguments::{self, ArgumentError};
 use super::show;

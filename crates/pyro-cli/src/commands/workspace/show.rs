@@ -5,6 +5,7 @@
 mod commands;
 mod files;
 mod review;
+mod shells;
 
 pub(super) use commands::{command_killed, command_listed, command_waited, detached, workspace_waited};
 pub(super) use files::{
@@ -12,6 +13,7 @@ pub(super) use files::{
     file_read, file_written, patched, skipped, synced, whole_lines,
 };
 pub(super) use review::{diff_header, diff_stat, log_entry, summary};
+pub(super) use shells::{shell, shell_attached, shell_listed, shell_read};
 
 use crate::output::{printable, quoted, yes_no};
 use pyro_core::exec::Exit;
@@ -54,6 +56,9 @@ pub(super) fn workspace(heading: &str, workspace: &WorkspaceView) -> String {
         let (running, all) = (workspace.running_service_count, workspace.service_count);
         lines.push(format!("Services: {running}/{all} running"));
     }
+    if workspace.shell_count > 0 {
+        lines.push(format!("Shells: {} open", workspace.shell_count));
+    }
     if let Some(last) = &workspace.last_command {
         let command = printable(&last.command);
         lines.push(format!("Last command: {command} (exit_code={})", or_unknown(last.exit_code)));
@@ -84,7 +89,7 @@ pub(super) fn listed(workspace: &WorkspaceView) -> String {
     };
     format!(
         "[workspace] workspace_id={}{name} state={} environment={}{labels} last_activity_at={:?} expires_at={} \
-         commands={} services={}/{}",
+         commands={} services={}/{} shells={}",
         workspace.workspace_id,
         workspace.state,
         printable(&workspace.environment),
@@ -93,6 +98,7 @@ pub(super) fn listed(workspace: &WorkspaceView) -> String {
         workspace.command_count,
         workspace.running_service_count,
         workspace.service_count,
+        workspace.shell_count,
     )
 }
 

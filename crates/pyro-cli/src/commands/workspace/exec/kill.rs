@@ -16,13 +16,14 @@ pub(super) struct Kill {
     #[command(flatten)]
     target: AddressedCommand,
     /// The signal that asks it to end; KILL goes to everything that it started.
-    #[arg(long, value_enum, ignore_case = true, default_value_t = Signal::Term, value_name = "NAME")]
-    signal: Signal,
+    #[arg(long, value_enum, ignore_case = true, default_value_t = SignalName::Term, value_name = "NAME")]
+    signal: SignalName,
 }
 
+/// A signal's name, with or without `SIG`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "UPPER")]
-enum Signal {
+pub(in super::super) enum SignalName {
     #[value(alias = "SIGTERM")]
     Term,
     #[value(alias = "SIGINT")]
@@ -39,16 +40,16 @@ enum Signal {
     Kill,
 }
 
-impl From<Signal> for KillSignal {
-    fn from(signal: Signal) -> Self {
+impl From<SignalName> for KillSignal {
+    fn from(signal: SignalName) -> Self {
         match signal {
-            Signal::Term => Self::Term,
-            Signal::Int => Self::Int,
-            Signal::Hup => Self::Hup,
-            Signal::Quit => Self::Quit,
-            Signal::Usr1 => Self::Usr1,
-            Signal::Usr2 => Self::Usr2,
-            Signal::Kill => Self::Kill,
+            SignalName::Term => Self::Term,
+            SignalName::Int => Self::Int,
+            SignalName::Hup => Self::Hup,
+            SignalName::Quit => Self::Quit,
+            SignalName::Usr1 => Self::Usr1,
+            SignalName::Usr2 => Self::Usr2,
+            SignalName::Kill => Self::Kill,
         }
     }
 }

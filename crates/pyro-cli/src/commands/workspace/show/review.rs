@@ -109,6 +109,9 @@ pub(in super::super) fn summary(summary: &Summary) -> String {
             counts.total, counts.succeeded, counts.failed, counts.lost, counts.running
         ),
     ];
+    if summary.shell_count > 0 {
+        lines.push(format!("Shells: {} open", summary.shell_count));
+    }
     lines.extend(summary.failed_commands.iter().map(|one| format!("- failed: {}", short(one))));
     if let Some(last) = &summary.last_command {
         lines.push(format!("- last: {}", short(last)));

@@ -43,6 +43,7 @@ fn plain() -> WorkspaceView {
         last_reset_at: None,
         service_count: 0,
         running_service_count: 0,
+        shell_count: 0,
         machine: None,
     }
 }
@@ -72,6 +73,7 @@ fn full() -> WorkspaceView {
         last_reset_at: Some(1_700_000_030.0),
         service_count: 2,
         running_service_count: 1,
+        shell_count: 3,
         ..plain()
     }
 }
@@ -110,6 +112,7 @@ Command count: 2
 Reset count: 1
 Last reset at: 1700000030.0
 Services: 1/2 running
+Shells: 3 open
 Last command: sh -c 'a\\nb' (exit_code=unknown)";
     assert_eq!(workspace("Stopped workspace ID", &full()), shown);
 }
@@ -127,12 +130,12 @@ fn a_list_has_one_line_for_each_workspace() {
     assert_eq!(
         listed(&plain()),
         "[workspace] workspace_id=0123456789ab state=started environment=debian:12 \
-         last_activity_at=1700000060.5 expires_at=1700000660.5 commands=0 services=0/0"
+         last_activity_at=1700000060.5 expires_at=1700000660.5 commands=0 services=0/0 shells=0"
     );
     assert_eq!(
         listed(&full()),
         "[workspace] workspace_id=0123456789ab name=\"fix it's\" state=stopped environment=debian:12 \
-         labels=a=1,b=2 last_activity_at=1700000060.5 expires_at=never commands=2 services=1/2"
+         labels=a=1,b=2 last_activity_at=1700000060.5 expires_at=never commands=2 services=1/2 shells=3"
     );
 }
 
@@ -442,6 +445,7 @@ fn a_summary_is_read_in_half_a_minute() {
         state: "started".into(),
         reset_count: 1,
         commands: CommandCounts { total: 4, succeeded: 1, failed: 1, lost: 2, running: 0 },
+        shell_count: 0,
         failed_commands: vec![command(2, "make test", Some(2))],
         last_command: Some(command(4, "make", None)),
         events: vec![SummaryEvent {
