@@ -14,6 +14,7 @@ mod harness;
 mod limits;
 mod metrics;
 mod paths;
+mod ready;
 mod reaper;
 mod records;
 mod secrets;
