@@ -119,4 +119,3 @@ fn connect(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, String
     }
     Err(problem)
 }
-

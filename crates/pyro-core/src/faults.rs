@@ -75,6 +75,11 @@ points! {
     RemoveDirectory = "remove:directory",
     RemoveForgotten = "remove:forgotten",
     ExpiryMarked = "expiry:marked",
+    ServiceExecuted = "service:executed",
+    ServiceRecorded = "service:recorded",
+    ServiceReady = "service:ready",
+    ServiceEnded = "service:ended",
+    ServicesStopped = "services:stopped",
 }
 
 /// Where to die.

@@ -15,6 +15,7 @@ mod client;
 mod detached;
 pub mod protocol;
 mod serve;
+mod services;
 mod supervised;
 
 pub use serve::serve_stdin;

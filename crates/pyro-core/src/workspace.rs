@@ -23,6 +23,7 @@ mod lifecycle;
 mod origin;
 mod review;
 pub(crate) mod secrets;
+mod service;
 mod snapshots;
 mod sync;
 mod views;
@@ -44,6 +45,10 @@ pub use lifecycle::UpdateWorkspace;
 pub use origin::ForkWorkspace;
 pub use review::{CommandCounts, LogEntry, Summary, SummaryCommand, SummaryEvent};
 pub use secrets::{SecretSpec, SecretValue};
+pub use service::{
+    LogTail, PublishedPort, ServiceFollow, ServiceLogs, ServiceRequest, ServiceUntil, ServiceUsage,
+    ServiceView, Services, WaitedService,
+};
 pub use snapshots::{Reset, ResetFacts, SnapshotDeleted, SnapshotView};
 pub use sync::{ExportOptions, Exported, SkippedEntry, SyncFacts, Synced};
 pub use views::{LastCommand, SecretFacts, SeedView, WORKSPACE_PATH, WorkspaceView};

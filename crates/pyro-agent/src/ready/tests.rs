@@ -13,11 +13,7 @@ const SOON: Duration = Duration::from_millis(200);
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// A wait in a thread of its own, and the host's end of its connection.
-fn waiting(
-    probe: Probe,
-    interval: Duration,
-    timeout: Duration,
-) -> (UnixStream, JoinHandle<Option<Readied>>) {
+fn waiting(probe: Probe, interval: Duration, timeout: Duration) -> (UnixStream, JoinHandle<Option<Readied>>) {
     let (host, agent) = UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || {
         wait(&mut Connection::new(agent.into()), &probe, interval, timeout).unwrap()

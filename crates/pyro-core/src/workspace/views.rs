@@ -153,6 +153,7 @@ impl Pyro {
             execution_mode: EXECUTION_MODE,
         });
         let command_count = workspace.command_count();
+        let services = self.store.service_counts(workspace.id)?;
         Ok(WorkspaceView {
             workspace_id: workspace.id.to_string(),
             name: workspace.name,
@@ -198,8 +199,8 @@ impl Pyro {
             last_command,
             reset_count: workspace.reset_count,
             last_reset_at: workspace.last_reset_at.map(seconds),
-            service_count: 0,
-            running_service_count: 0,
+            service_count: services.all,
+            running_service_count: services.running,
             machine: None,
         })
     }
