@@ -12,6 +12,7 @@ mod list;
 mod logs;
 mod patch;
 mod reset;
+mod service;
 mod show;
 mod snapshot;
 mod start;
@@ -63,6 +64,7 @@ enum WorkspaceCommand {
     Start(start::Start),
     Fork(fork::Fork),
     Disk(disk::Disk),
+    Service(service::Service),
     Wait(wait::Wait),
     Delete(delete::Delete),
 }
@@ -88,6 +90,7 @@ impl Workspace {
             WorkspaceCommand::Start(command) => command.run(),
             WorkspaceCommand::Fork(command) => command.run(),
             WorkspaceCommand::Disk(command) => command.run(),
+            WorkspaceCommand::Service(command) => command.run(),
             WorkspaceCommand::Wait(command) => command.run(),
             WorkspaceCommand::Delete(command) => command.run(),
         }
