@@ -63,8 +63,7 @@ impl Cgroups {
     /// Leaves the rest of the guest some processes and memory, whatever the tree does.
     fn bound(&self, path: &Path) -> io::Result<()> {
         // Only now: the kernel takes its time for this, and most guests never need it.
-        let enable = || fs::write(self.base.join("cgroup.subtree_control"), "+memory +pids");
-        let enabled = self.controllers.get_or_init(|| enable().map_err(|error| error.kind()));
+        let enabled = self.controllers.get_or_init(|| self.enable().map_err(|error| error.kind()));
         enabled.map_err(io::Error::from)?;
         let tasks: u64 = fs::read_to_string("/proc/sys/kernel/threads-max")?
             .trim()
@@ -75,6 +74,16 @@ impl Cgroups {
         fs::write(path.join("pids.max"), (tasks / BOUNDED_TASKS_PART).max(1).to_string())?;
         let spared = (memory / BOUNDED_MEMORY_PART).min(BOUNDED_MEMORY_SPARED_BYTES);
         fs::write(path.join("memory.max"), (memory - spared).to_string())
+    }
+
+    /// Lets the kernel bound and account for each tree, and divide the CPUs' time among trees, however many
+    /// processes they have.
+    fn enable(&self) -> io::Result<()> {
+        let there = fs::read_to_string(self.base.join("cgroup.controllers"))?;
+        let wanted = |name: &&str| matches!(*name, "cpu" | "memory" | "pids");
+        let words: Vec<String> =
+            there.split_ascii_whitespace().filter(wanted).map(|name| format!("+{name}")).collect();
+        fs::write(self.base.join("cgroup.subtree_control"), words.join(" "))
     }
 
     /// What the tree whose main process is `main` uses; `None` where it has ended.

@@ -68,6 +68,8 @@ pub struct ServiceRecord {
 /// What happens to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceChange<'a> {
+    /// It is about to be started again.
+    Starting,
     /// The guest runs it again.
     Restarted {
         /// Its main process.
@@ -162,6 +164,11 @@ impl StateStore {
     ) -> Result<(), StoreError> {
         self.write(Durability::System, |tx| {
             let changed = match change {
+                ServiceChange::Starting => tx.execute(
+                    "UPDATE services SET state = ?3, pid = NULL, started_at = ?4, ready_at = NULL, ended_at = NULL, \
+                     exit_code = NULL, stop_reason = NULL, problem = NULL WHERE workspace = ?1 AND token = ?2",
+                    params![id, token, ServiceState::Starting, now],
+                ),
                 ServiceChange::Restarted { pid } => tx.execute(
                     "UPDATE services SET state = ?3, pid = ?4, started_at = ?5, ready_at = NULL, ended_at = NULL, \
                      exit_code = NULL, stop_reason = NULL, problem = NULL, restart_count = restart_count + 1 \

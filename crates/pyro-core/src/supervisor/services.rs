@@ -19,7 +19,8 @@ use crate::limits::SERVICES_STOP_DEADLINE;
 use crate::places::Places;
 use crate::problem::{Explain, Problem};
 use crate::services::ServiceSpec;
-use crate::store::{SERVICES, ServiceRecord, StateStore, StoreError, WorkspaceId};
+use crate::store::{SERVICES, ServiceChange, ServiceRecord, StateStore, StoreError, WorkspaceId};
+use crate::workspace::now;
 use life::{First, Life};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -229,6 +230,10 @@ impl Services {
 
     fn again(&mut self, service: &ServiceRecord) -> Result<watch::Receiver<Progress>, Problem> {
         let spec = service_spec(service)?;
+        // Before anybody can ask, so that whoever waits for it does not see its last end.
+        let changed =
+            self.shared.store.change_service(self.shared.id, service.token, &ServiceChange::Starting, now());
+        changed.map_err(|error| error.explain())?;
         Ok(self.spawn(service.name.clone(), spec, First::Again(service.token)))
     }
 

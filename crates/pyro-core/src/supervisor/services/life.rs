@@ -273,6 +273,7 @@ impl Life {
             (Some(Order::Stop(why)), exit_code, _) => self.stopped(exit_code, why, run.is_killed),
             (Some(Order::Restart), ..) => {
                 self.failures = 0;
+                self.change(&ServiceChange::Starting);
                 Next::Start
             }
             (None, None, _) if run.late.is_none() => {
