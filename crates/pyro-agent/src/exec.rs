@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyro_agent::redact::Needles;
-use pyro_agent::wire::{Exec, Exit, Failure, FailureCode, FrameKind, Started, TtySize};
+use pyro_agent::wire::{Exec, Exit, Failure, FailureCode, FrameKind, Started, TtySize, Usage};
 use rustix::event::PollFlags;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
@@ -28,7 +28,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use processes::{Cgroups, Tree};
+pub(crate) use processes::{Cgroups, Confinement, Tree};
 use session::{Outcome, Pumped, Session};
 
 /// Variables that every program gets unless the host sets them.
@@ -55,11 +55,18 @@ impl Executor {
         let request = Request::prepare(exec, &secrets)?;
         let stdio = Stdio::open(exec, &request.identity)
             .map_err(|error| os_failure("cannot open the command's standard streams", &error))?;
-        let tree = Tree::create(self.cgroups.as_ref())
+        let confinement = if exec.confined { Confinement::Bounded } else { Confinement::None };
+        let tree = Tree::create(self.cgroups.as_ref(), confinement)
             .map_err(|error| os_failure("cannot make a cgroup for the command", &error))?;
         let outcome = self.run_in(&tree, connection, exec, request, stdio, secrets.needles());
         tree.remove();
         outcome
+    }
+
+    /// What the tree of a running exec uses.
+    pub(crate) fn usage(&self, pid: i32) -> Result<Usage, Failure> {
+        let usage = self.cgroups.as_ref().and_then(|cgroups| cgroups.usage(pid));
+        usage.ok_or_else(|| failure(FailureCode::NotFound, format!("no command has the main process {pid}")))
     }
 
     fn run_in(

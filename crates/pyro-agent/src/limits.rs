@@ -53,6 +53,25 @@ pub(crate) const KILL_ROUNDS: usize = 32;
 /// Levels of cgroups that a command may nest below its own: enough for containers in containers.
 pub(crate) const MAX_CGROUP_DEPTH: usize = 32;
 
+/// A confined tree gets the kernel's threads divided by this: a fork bomb leaves the agent and three like it room.
+pub(crate) const BOUNDED_TASKS_PART: u64 = 4;
+/// What a confined tree leaves of the guest's memory: one part of this many, and no more than
+/// [`BOUNDED_MEMORY_SPARED_BYTES`], which the agent and a few commands need.
+pub(crate) const BOUNDED_MEMORY_PART: u64 = 8;
+pub(crate) const BOUNDED_MEMORY_SPARED_BYTES: u64 = 64 << 20;
+
+/// One attempt to connect to what should be ready.
+pub(crate) const PROBE_CONNECT: Duration = Duration::from_secs(1);
+/// One HTTP exchange with it.
+pub(crate) const PROBE_EXCHANGE: Duration = Duration::from_secs(2);
+/// Of an HTTP answer only the first line is read, which is not longer than this.
+pub(crate) const PROBE_ANSWER_BYTES: usize = 4096;
+/// After an event in a watched directory the next look comes this much later, so that a busy directory costs
+/// little.
+pub(crate) const PROBE_PAUSE: Duration = Duration::from_millis(5);
+/// `/etc/hosts` is read up to here.
+pub(crate) const MAX_HOSTS_BYTES: u64 = 256 << 10;
+
 /// `/etc/passwd` and `/etc/group` are read up to here; longer ones are not of this world.
 pub(crate) const MAX_ACCOUNT_FILE_BYTES: u64 = 4 << 20;
 /// `HOST_NAME_MAX`.

@@ -16,6 +16,7 @@ mod limits;
 mod metrics;
 mod network;
 mod paths;
+mod ready;
 mod reaper;
 mod records;
 mod secrets;

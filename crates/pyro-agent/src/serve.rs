@@ -4,8 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use pyro_agent::wire::{Configure, Failure, FailureCode, FrameKind, Operation, Request};
+use pyro_agent::wire::{
+    Configure, Failure, FailureCode, FrameKind, Operation, READY_INTERVAL_MS, READY_LIMIT_MS, Request,
+};
 use rustix::time::{ClockId, Timespec};
 use serde::Serialize;
 
@@ -18,7 +21,7 @@ use crate::limits::{
 };
 use crate::staging::Staging;
 use crate::walk::{self, Depth};
-use crate::{apply, boot, fetch, files, freeze, metrics, network, sync, sys, tree};
+use crate::{apply, boot, fetch, files, freeze, metrics, network, ready, sync, sys, tree};
 
 mod identity;
 
@@ -139,6 +142,18 @@ impl Server {
             Operation::Apply { root, prune } => {
                 let applied = apply::apply(connection, &self.staging, &root, prune)?;
                 reply(connection, &applied);
+            }
+            Operation::AwaitReady { probe, interval_ms, timeout_ms } => {
+                let interval = Duration::from_millis(interval_ms.max(READY_INTERVAL_MS));
+                let timeout = Duration::from_millis(timeout_ms.min(READY_LIMIT_MS));
+                // A host that left meanwhile wants no answer.
+                if let Some(readied) = ready::wait(connection, &probe, interval, timeout)? {
+                    reply(connection, &readied);
+                }
+            }
+            Operation::Usage { pid } => {
+                let usage = self.executor.usage(pid)?;
+                reply(connection, &usage);
             }
             Operation::SyncIn { root, path } => {
                 let (stats, replaced) = sync::receive(connection, &self.staging, &root, &path)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// Version of this protocol. Host and agent must agree exactly: both ship in one release.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The vsock port on which the agent listens; it answers the host's CID (2) alone.
 pub const AGENT_PORT: u32 = 5005;
 /// The host's vsock port to which the agent connects once, when it is ready; it sends [`FrameKind::Reply`]
@@ -47,6 +47,12 @@ pub const MAX_BATCH: usize = 100_000;
 pub const MAX_BATCH_BYTES: usize = 32 << 20;
 /// How long a file system stays frozen when the host does not thaw it.
 pub const FREEZE_LIMIT_MS: u64 = 10_000;
+/// How long the rest of a command's tree may take to end after its main process, once it was asked to.
+pub const STOP_LIMIT_MS: u64 = 60_000;
+/// The longest wait for a [`Probe`]: a day.
+pub const READY_LIMIT_MS: u64 = 86_400_000;
+/// Between two looks at a [`Probe`] at least.
+pub const READY_INTERVAL_MS: u64 = 10;
 
 /// What became of a stream to a port of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,12 +108,15 @@ pub enum FrameKind {
     StdinCredit = 12,
     /// Agent to host: JSON `{}`, once, when the file system is frozen.
     Frozen = 13,
+    /// Host to agent: JSON signal number for every process of the command's tree. What is left of the tree when
+    /// the main process has ended may go on ending for [`STOP_LIMIT_MS`].
+    SignalTree = 14,
 }
 
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<Self> {
         use FrameKind::*;
-        let control = [Request, Reply, Error, Exit, Signal, Resize, Started, StdinCredit, Frozen];
+        let control = [Request, Reply, Error, Exit, Signal, Resize, Started, StdinCredit, Frozen, SignalTree];
         let bytes = [Stdin, Stdout, Stderr, Data];
         control.into_iter().chain(bytes).find(|kind| *kind as u8 == byte)
     }
@@ -116,6 +125,7 @@ impl FrameKind {
 mod decoder;
 mod files;
 mod guest_path;
+mod ready;
 mod records;
 pub use decoder::Decoder;
 pub use files::{
@@ -123,6 +133,7 @@ pub use files::{
     Listed, SecretsInstalled, Thawed,
 };
 pub use guest_path::GuestPath;
+pub use ready::{Probe, Readied, Usage};
 pub use records::{
     Change, ChangeAction, ChangeItem, Entry, Expected, FetchItem, MAX_PATH_BYTES, MAX_RECORD_BYTES,
     RecordCutter, RecordError, SecretItem, emit_entry, emit_path, fuzz_records, parse_path_record,
@@ -370,6 +381,20 @@ pub enum Operation {
     /// Receive [`SecretItem`] records in `Data` frames; they replace all secrets of the guest. Then `Reply`
     /// [`SecretsInstalled`].
     Secrets,
+    /// Wait until something is ready. Answered with [`Readied`]; the host's close ends the wait.
+    AwaitReady {
+        /// What tells.
+        probe: Probe,
+        /// Between two looks where no event tells; at least [`READY_INTERVAL_MS`].
+        interval_ms: u64,
+        /// How long to wait, at most [`READY_LIMIT_MS`].
+        timeout_ms: u64,
+    },
+    /// What the tree of an exec uses. Answered with [`Usage`].
+    Usage {
+        /// The exec's main process, as [`Started`] told it.
+        pid: i32,
+    },
 }
 
 /// Identity of one boot.
@@ -429,6 +454,9 @@ pub struct Exec {
     /// the command's output.
     #[serde(default)]
     pub secret_env: Vec<(String, String)>,
+    /// Keep the tree from taking all of the guest's processes and memory, and account for what it takes.
+    #[serde(default)]
+    pub confined: bool,
 }
 
 /// A terminal's size in character cells.

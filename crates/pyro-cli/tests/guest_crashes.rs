@@ -26,6 +26,7 @@ enum Group {
     Removal,
     /// A shell is opened or closed.
     Shells,
+    Services,
 }
 
 fn group(point: FaultPoint) -> Group {
@@ -75,6 +76,9 @@ fn group(point: FaultPoint) -> Group {
         | P::RemoveDirectory
         | P::RemoveForgotten
         | P::ExpiryMarked => Group::Removal,
+        P::ServiceExecuted | P::ServiceRecorded | P::ServiceReady | P::ServiceEnded | P::ServicesStopped => {
+            Group::Services
+        }
     }
 }
 
@@ -563,4 +567,63 @@ fn write_until_killed(host: &Host, directory: &str, victim: &str, count: u64) ->
     }
     assert_eq!(child.wait().unwrap().code(), Some(125), "the command's end is unknown");
     last
+}
+
+#[test]
+fn a_supervisor_that_dies_ends_its_services_and_its_records_say_so() {
+    if !guest_available() {
+        return;
+    }
+    let host = Host::new();
+    host.create(&["--name", "w"]);
+    host.done(&["service", "start", "w", "old", "--shell", "echo kept"]);
+    host.done(&["service", "wait", "w", "old", "--until", "ended"]);
+    host.done(&["stop", "w"]);
+    for point in points(Group::Services) {
+        assert_eq!(doomed(&host, point, &["start", "w"]).code, Some(0));
+        let started = host.workspace(&[
+            "service",
+            "start",
+            "w",
+            point.name().split(':').next_back().unwrap(),
+            "--shell",
+            "echo up; exec sleep 1000",
+        ]);
+        let wanted = match point {
+            FaultPoint::ServiceEnded => {
+                assert_eq!(started.code, Some(0), "{started:?}");
+                // The death of its supervisor is the end of the service that was asked for.
+                assert_eq!(host.workspace(&["service", "stop", "w", "ended"]).code, Some(0));
+                Some("machine_ended")
+            }
+            FaultPoint::ServicesStopped => {
+                assert_eq!(started.code, Some(0), "{started:?}");
+                host.workspace(&["stop", "w"]);
+                Some("workspace_stopped")
+            }
+            _ => {
+                assert!(started.code.is_some_and(|code| code != 0), "{started:?}");
+                (point != FaultPoint::ServiceExecuted).then_some("machine_ended")
+            }
+        };
+        assert_died(&host, point);
+        wait_until("the machine to be gone", || host.json(&["status", "w"])["state"] == "stopped");
+        wait_until("its processes to end", || host.holders().is_empty());
+        let listed = host.json(&["service", "list", "w"]);
+        let name = point.name().split(':').next_back().unwrap();
+        let found = listed["services"].as_array().unwrap().iter().find(|one| one["service_name"] == name);
+        let reason = found.map(|one| (one["state"].as_str().unwrap(), one["stop_reason"].as_str().unwrap()));
+        assert_eq!(reason, wanted.map(|wanted| ("stopped", wanted)), "{}", point.name());
+        assert_eq!(listed["running_count"], 0);
+        assert!(host.done(&["service", "logs", "w", "old"]).ends_with("\nkept\n"));
+        assert_clean(&host, point.name());
+    }
+    host.done(&["start", "w"]);
+    host.done(&["service", "start", "w", "recorded", "--shell", "exec sleep 1000"]);
+    host.done(&["reset", "w"]);
+    assert_eq!(host.json(&["service", "list", "w"])["count"], 0);
+    let logs = host.pyro.state.path().join("workspaces");
+    let logs = fs::read_dir(logs).unwrap().flatten().next().unwrap().path().join("services");
+    assert_eq!(fs::read_dir(logs).unwrap().count(), 0, "logs of services that a reset has cleared");
+    assert_nothing_left(&host);
 }

@@ -35,6 +35,9 @@ pub struct ExecRequest {
     pub timeout: Option<Duration>,
     /// Secrets that the guest holds, and the variables that get their values.
     pub secret_env: Vec<(String, String)>,
+    /// Keep its process tree from taking all of the guest's processes and memory, and account for what it takes.
+    #[serde(default)]
+    pub confined: bool,
 }
 
 impl ExecRequest {
@@ -49,6 +52,7 @@ impl ExecRequest {
             tty: None,
             timeout: None,
             secret_env: Vec::new(),
+            confined: false,
         }
     }
 
@@ -67,6 +71,7 @@ impl ExecRequest {
             tty: self.tty.map(|(cols, rows)| TtySize { cols, rows }),
             timeout_ms: self.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             secret_env: self.secret_env.clone(),
+            confined: self.confined,
         }
     }
 }
@@ -227,6 +232,7 @@ pub enum ExecEvent {
 /// The command's input side. Dropping both halves kills the command's process tree.
 pub struct ExecInput {
     writer: OwnedWriteHalf,
+    pid: i32,
     /// Bytes of standard input that the agent will take; refilled by what [`ExecOutput`] reads.
     credit: Arc<Semaphore>,
 }
@@ -267,6 +273,17 @@ impl ExecInput {
     /// Sends a signal, by its Linux number, to the command's process group.
     pub async fn signal(&mut self, signal: i32) -> Result<(), AgentError> {
         self.json(FrameKind::Signal, &signal).await
+    }
+
+    /// Sends a signal to every process of the command's tree. What is left of it when its main process has ended
+    /// may take some time to end.
+    pub async fn signal_tree(&mut self, signal: i32) -> Result<(), AgentError> {
+        self.json(FrameKind::SignalTree, &signal).await
+    }
+
+    /// The command's main process in its guest.
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Tells the command's terminal its new size.
@@ -316,9 +333,9 @@ pub(crate) async fn start(
 ) -> Result<(ExecInput, ExecOutput), AgentError> {
     let mut stream = AgentStream::new(stream);
     stream.request(Operation::Exec(request.to_wire())).await?;
-    stream.expect_json::<Started>(FrameKind::Started).await?;
+    let Started { pid } = stream.expect_json(FrameKind::Started).await?;
     let credit = Arc::new(Semaphore::new(wire::STDIN_WINDOW_BYTES));
-    let input = ExecInput { writer: stream.writer, credit: Arc::clone(&credit) };
+    let input = ExecInput { writer: stream.writer, pid, credit: Arc::clone(&credit) };
     Ok((input, ExecOutput { reader: stream.reader, credit }))
 }
 

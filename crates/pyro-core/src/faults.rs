@@ -79,6 +79,11 @@ points! {
     ShellRecorded = "shell-open:recorded",
     ShellEnded = "shell-close:ended",
     ShellForgotten = "shell-close:forgotten",
+    ServiceExecuted = "service:executed",
+    ServiceRecorded = "service:recorded",
+    ServiceReady = "service:ready",
+    ServiceEnded = "service:ended",
+    ServicesStopped = "services:stopped",
 }
 
 /// Where to die.

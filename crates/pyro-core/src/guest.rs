@@ -16,13 +16,14 @@ mod tests;
 mod upload;
 
 pub use apply::{Transaction, apply};
-pub use control::{Frozen, freeze, install_secrets, metrics, set_clock};
+pub use control::{Frozen, await_ready, freeze, install_secrets, metrics, set_clock, usage};
 pub use fetch::{FetchedFile, FetchedKind, FilesOut, files_out};
 pub use files::{FileReader, file_mkdir, file_move, file_read, file_remove, file_stat, file_write};
 pub use listing::{Entries, file_list, walk};
 pub use pyro_agent::wire::{
     Applied, Change, ChangeAction, DirectoryMade, Entry, Expected, FileFacts, FileKind, FileMoved, FileRead,
-    FileRemoved, FileTime, FileWritten, GuestPath, Listed, Metrics, SecretItem, SecretsInstalled, Thawed,
+    FileRemoved, FileTime, FileWritten, GuestPath, Listed, Metrics, Probe, Readied, SecretItem,
+    SecretsInstalled, Thawed, Usage,
 };
 pub use upload::Upload;
 

@@ -19,6 +19,8 @@ pub mod machine;
 mod packet;
 mod places;
 pub mod problem;
+mod service_logs;
+pub mod services;
 pub mod store;
 pub mod supervisor;
 mod sys;

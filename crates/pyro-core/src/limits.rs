@@ -50,6 +50,33 @@ pub const SHELL_WAIT_SECONDS: RangeInclusive<u64> = 1..=3600;
 pub const SHELL_PATTERN_BYTES: usize = 4 << 10;
 /// From the hang-up of a shell that is closed to the kill of all its processes.
 pub const SHELL_CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// From the signal that asks a service to end to the kill of all its processes.
+pub const SERVICE_STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long the services of a workspace that is stopped may take to end, all at once; then their machine ends.
+pub const SERVICES_STOP_DEADLINE: Duration = Duration::from_secs(8);
+/// Time of a service to become ready, seconds: a day is beyond any patience.
+pub const READY_TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=86_400;
+/// Between two looks at whether a service is ready, milliseconds.
+pub const READY_INTERVAL_MS: RangeInclusive<u64> = 10..=60_000;
+/// One run of a command that tells whether a service is ready.
+pub const READY_COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// Text that names what tells whether a service is ready: an argument of Linux' own limit.
+pub const READINESS_BYTES: usize = 64 << 10;
+/// How often a service may fail in a row and be started again, where it is bounded at all.
+pub const RESTARTS: RangeInclusive<u64> = 1..=1000;
+/// From a service's failure to its next start: doubled with each failure in a row.
+pub const BACKOFF: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(30);
+/// A service that was ready for this long has not failed in a row with the time before.
+pub const BACKOFF_RESET: Duration = Duration::from_secs(10);
+/// Bytes of one file of a service's log. Of each stream two are kept, the older one full.
+pub const LOG_FILE_BYTES: u64 = 16 << 20;
+/// Ports that one service publishes.
+pub const PUBLISHED_PORTS: usize = 64;
+/// A port of the host that a service is published on.
+pub const HOST_PORT: RangeInclusive<u64> = 1025..=65_535;
+/// A port of the guest.
+pub const GUEST_PORT: RangeInclusive<u64> = 1..=65_535;
+
 /// From the signal that asks a command to end to the kill of all its processes.
 pub const KILL_GRACE: Duration = Duration::from_secs(10);
 /// How long a caller may wait for something to happen, seconds: as long as a workspace may live.

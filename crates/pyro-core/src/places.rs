@@ -8,6 +8,7 @@
 //! workspaces/WORKSPACE/op.lock        held by whoever changes the workspace's life
 //! workspaces/WORKSPACE/machine.lock   held by its supervisor as long as its machine runs
 //! workspaces/WORKSPACE/control.sock   the supervisor's ear
+//! workspaces/WORKSPACE/services/TOKEN/     what a service prints
 //! workspaces/WORKSPACE.gone           the same directory while it is removed
 //! layers.lock                     shared by whoever makes layers, exclusive for who collects garbage
 //! ```
@@ -92,6 +93,16 @@ impl Places {
 
     pub(crate) fn workspace(&self, workspace: WorkspaceId) -> PathBuf {
         self.workspaces().join(workspace.to_string())
+    }
+
+    /// What the services of a workspace print, a directory each.
+    pub(crate) fn services(&self, workspace: WorkspaceId) -> PathBuf {
+        self.workspace(workspace).join("services")
+    }
+
+    /// The log of the service with this token.
+    pub(crate) fn service_log(&self, workspace: WorkspaceId, token: i64) -> PathBuf {
+        self.services(workspace).join(token.to_string())
     }
 
     /// Where a workspace's directory is on its way out: nobody can make anything in it any more.

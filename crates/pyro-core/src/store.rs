@@ -28,6 +28,7 @@ mod life;
 mod migrations;
 pub mod names;
 mod row;
+mod services;
 mod shells;
 mod snapshots;
 mod values;
@@ -45,11 +46,12 @@ pub use layers::{CHAIN_LAYERS, LayerRecord};
 pub use life::{TOMBSTONES, Tombstone};
 pub use names::NameError;
 pub use row::Damaged;
+pub use services::{NewService, PROBLEM_BYTES, SERVICES, ServiceChange, ServiceCounts, ServiceRecord};
 pub use shells::{NewShell, ShellRecord};
 pub use snapshots::{NewSnapshot, SnapshotRecord};
 pub use values::{
-    CommandState, Departure, EventKind, LayerState, NetworkPolicy, SecretSource, SeedMode, ShellState,
-    SnapshotKind, UnknownWord, WorkspaceState,
+    CommandState, Departure, EventKind, LayerState, NetworkPolicy, SecretSource, SeedMode, ServiceState,
+    ServiceStop, ShellState, SnapshotKind, UnknownWord, WorkspaceState,
 };
 pub use workspaces::{
     Created, ImageDefaults, NameChange, NewBaseline, NewWorkspace, SecretRecord, Seed, Workspace,

@@ -15,6 +15,7 @@ mod client;
 mod detached;
 pub mod protocol;
 mod serve;
+mod services;
 pub(crate) mod shells;
 mod supervised;
 

@@ -23,6 +23,7 @@ mod lifecycle;
 mod origin;
 mod review;
 pub(crate) mod secrets;
+mod service;
 mod shell;
 mod snapshots;
 mod sync;
@@ -47,6 +48,10 @@ pub use lifecycle::UpdateWorkspace;
 pub use origin::ForkWorkspace;
 pub use review::{CommandCounts, LogEntry, Summary, SummaryCommand, SummaryEvent};
 pub use secrets::{SecretSpec, SecretValue};
+pub use service::{
+    LogTail, PublishedPort, ServiceFollow, ServiceLogs, ServiceRequest, ServiceUntil, ServiceUsage,
+    ServiceView, Services, WaitedService,
+};
 pub use shell::{
     AttachInput, AttachOutput, AttachRestore, Attached, Attachment, Newline, OpenShell, ReadShell,
     ShellClosed, ShellOutput, ShellSignalled, ShellView, ShellWait, ShellWritten,

@@ -5,21 +5,30 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use pyro_agent::wire::Usage;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
-use crate::limits::{KILL_ROUNDS, MAX_CGROUP_DEPTH};
+use crate::limits::{
+    BOUNDED_MEMORY_PART, BOUNDED_MEMORY_SPARED_BYTES, BOUNDED_TASKS_PART, KILL_ROUNDS, MAX_CGROUP_DEPTH,
+};
 
 /// Makes cgroups below one directory.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     base: PathBuf,
     next: AtomicU64,
+    /// Whether the kernel bounds and accounts for trees, since the first that asked.
+    controllers: OnceLock<Result<(), io::ErrorKind>>,
 }
+
+/// What names of trees begin with.
+const PREFIX: &str = "exec-";
 
 impl Cgroups {
     /// Cgroups below `base`, which is made.
@@ -28,12 +37,18 @@ impl Cgroups {
         // Without this file the directory is not in a cgroup2 tree, or the kernel is older than 5.14.
         fs::metadata(base.join("cgroup.kill"))?;
         fs::write(base.join("cgroup.max.depth"), MAX_CGROUP_DEPTH.to_string())?;
-        Ok(Self { base: base.to_owned(), next: AtomicU64::new(1) })
+        Ok(Self { base: base.to_owned(), next: AtomicU64::new(1), controllers: OnceLock::new() })
     }
 
-    fn create(&self) -> io::Result<Tree> {
-        let path = self.base.join(format!("exec-{}", self.next.fetch_add(1, Ordering::Relaxed)));
+    fn create(&self, confinement: Confinement) -> io::Result<Tree> {
+        let path = self.base.join(format!("{PREFIX}{}", self.next.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&path)?;
+        if confinement == Confinement::Bounded
+            && let Err(error) = self.bound(&path)
+        {
+            let _ = fs::remove_dir(&path);
+            return Err(error);
+        }
         match rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(directory) => Ok(Tree::Cgroup { path, directory }),
             Err(error) => {
@@ -42,6 +57,59 @@ impl Cgroups {
             }
         }
     }
+}
+
+impl Cgroups {
+    /// Leaves the rest of the guest some processes and memory, whatever the tree does.
+    fn bound(&self, path: &Path) -> io::Result<()> {
+        // Only now: the kernel takes its time for this, and most guests never need it.
+        let enabled = self.controllers.get_or_init(|| self.enable().map_err(|error| error.kind()));
+        enabled.map_err(io::Error::from)?;
+        let tasks: u64 = fs::read_to_string("/proc/sys/kernel/threads-max")?
+            .trim()
+            .parse()
+            .map_err(|_| io::Error::other("threads-max is no number"))?;
+        let system = rustix::system::sysinfo();
+        let memory = system.totalram * u64::from(system.mem_unit);
+        fs::write(path.join("pids.max"), (tasks / BOUNDED_TASKS_PART).max(1).to_string())?;
+        let spared = (memory / BOUNDED_MEMORY_PART).min(BOUNDED_MEMORY_SPARED_BYTES);
+        fs::write(path.join("memory.max"), (memory - spared).to_string())
+    }
+
+    /// Lets the kernel bound and account for each tree, and divide the CPUs' time among trees, however many
+    /// processes they have.
+    fn enable(&self) -> io::Result<()> {
+        let there = fs::read_to_string(self.base.join("cgroup.controllers"))?;
+        let wanted = |name: &&str| matches!(*name, "cpu" | "memory" | "pids");
+        let words: Vec<String> =
+            there.split_ascii_whitespace().filter(wanted).map(|name| format!("+{name}")).collect();
+        fs::write(self.base.join("cgroup.subtree_control"), words.join(" "))
+    }
+
+    /// What the tree whose main process is `main` uses; `None` where it has ended.
+    pub(crate) fn usage(&self, main: i32) -> Option<Usage> {
+        let membership = fs::read_to_string(format!("/proc/{main}/cgroup")).ok()?;
+        let name = membership.lines().find_map(|line| tree_name(line.strip_prefix("0::")?))?;
+        let path = self.base.join(name);
+        let cpu = fs::read_to_string(path.join("cpu.stat")).ok()?;
+        let cpu_us = cpu.lines().find_map(|line| line.strip_prefix("usage_usec ")?.trim().parse().ok())?;
+        let number = |file: &str| fs::read_to_string(path.join(file)).ok()?.trim().parse().ok();
+        Some(Usage { cpu_us, memory_bytes: number("memory.current"), task_count: number("pids.current") })
+    }
+}
+
+/// The tree's part of the path of a cgroup at or below it.
+fn tree_name(path: &str) -> Option<&str> {
+    path.split('/').find(|part| {
+        part.strip_prefix(PREFIX).is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    })
+}
+
+/// Whether a tree may take all that the guest has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confinement {
+    None,
+    Bounded,
 }
 
 /// The processes of one command.
@@ -55,8 +123,8 @@ pub(crate) enum Tree {
 
 impl Tree {
     /// A new empty tree.
-    pub(crate) fn create(cgroups: Option<&Cgroups>) -> io::Result<Self> {
-        cgroups.map_or(Ok(Self::Session), Cgroups::create)
+    pub(crate) fn create(cgroups: Option<&Cgroups>, confinement: Confinement) -> io::Result<Self> {
+        cgroups.map_or(Ok(Self::Session), |cgroups| cgroups.create(confinement))
     }
 
     /// The directory to fork into.
@@ -85,6 +153,25 @@ impl Tree {
         }
     }
 
+    /// Sends a signal to every process of the tree. One that is forked at this moment may not get it.
+    pub(crate) fn signal(&self, main: i32, signal: Signal) {
+        let pids = match self {
+            Self::Cgroup { path, .. } => processes_in(path),
+            Self::Session => members(main),
+        };
+        for pid in pids.into_iter().filter_map(Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// A file that polls as `PRI` when the last process has ended; `None` where nothing tells.
+    pub(crate) fn events(&self) -> Option<fs::File> {
+        match self {
+            Self::Cgroup { path, .. } => fs::File::open(path.join("cgroup.events")).ok(),
+            Self::Session => None,
+        }
+    }
+
     /// Waits until nothing of it lives, `limit` at most.
     pub(crate) fn wait_empty(&self, limit: Duration) -> bool {
         let Self::Cgroup { path, .. } = self else { return true };
@@ -105,6 +192,19 @@ impl Tree {
             remove_cgroup(&path);
         }
     }
+}
+
+/// Processes of a cgroup and of those that the command made inside it.
+fn processes_in(path: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    // The recursion goes no deeper than MAX_CGROUP_DEPTH, which the kernel enforces.
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            pids.extend(processes_in(&entry.path()));
+        }
+    }
+    pids
 }
 
 fn populated(path: &Path) -> bool {
@@ -168,4 +268,18 @@ fn parse_stat(stat: &str) -> Option<(i32, i32)> {
     }
     let parent = fields.next()?.parse().ok()?;
     Some((parent, fields.nth(1)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_known_from_any_cgroup_below_it() {
+        assert_eq!(tree_name("/pyro/exec-12"), Some("exec-12"));
+        assert_eq!(tree_name("/pyro/exec-3/docker/exec-x"), Some("exec-3"));
+        for other in ["/", "/pyro", "/pyro/exec-1x", "/pyro/other", "/pyro/exec-../x"] {
+            assert_eq!(tree_name(other), None, "{other}");
+        }
+    }
 }

@@ -8,13 +8,16 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyro_agent::redact::{Needles, Redactor};
-use pyro_agent::wire::{DATA_CHUNK_BYTES, Decoder, FrameKind, STDIN_WINDOW_BYTES, TtySize, emit_json};
+use pyro_agent::wire::{
+    DATA_CHUNK_BYTES, Decoder, FrameKind, STDIN_WINDOW_BYTES, STOP_LIMIT_MS, TtySize, emit_json,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -29,6 +32,7 @@ use crate::reaper::{Child, Ended};
 const KINDS: [FrameKind; 2] = [FrameKind::Stdout, FrameKind::Stderr];
 /// End of transmission: what a terminal takes for the end of input.
 const EOT: u8 = 4;
+const STOP_LIMIT: Duration = Duration::from_millis(STOP_LIMIT_MS);
 
 /// Our ends of a command's streams, none of which block.
 #[derive(Debug)]
@@ -80,6 +84,8 @@ pub(crate) struct Session<'a> {
     input_ends: bool,
     credit: usize,
     drained: usize,
+    /// Tells when the tree has ended; there once the whole tree was asked to, where anything tells.
+    ending: Option<File>,
 }
 
 /// What a poll found.
@@ -124,6 +130,7 @@ impl<'a> Session<'a> {
             input_ends: false,
             credit: 0,
             drained: 0,
+            ending: None,
         }
     }
 
@@ -190,6 +197,8 @@ impl<'a> Session<'a> {
             let output = self.pumped.outputs[index].as_ref().filter(|_| room);
             output.map(|fd| add(fd.as_fd(), PollFlags::IN))
         });
+        let ending = self.ending.as_ref().filter(|_| matches!(self.phase, Phase::Draining { .. }));
+        let ending_at = ending.map(|events| add(events.as_fd(), PollFlags::PRI));
         let timeout = self.wake_at().map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut polls, timeout.as_ref()) {
@@ -198,6 +207,10 @@ impl<'a> Session<'a> {
             Err(error) => return Err(error.into()),
         }
         let seen = |at: Option<usize>| at.map_or(PollFlags::empty(), |at| polls[at].revents());
+        if let (Some(events), false) = (ending, seen(ending_at).is_empty()) {
+            // It stays raised until it is read.
+            let _ = rustix::io::pread(events, &mut [0; 64], 0);
+        }
         Ok(Events {
             host: polls[0].revents(),
             child: !seen(child_at).is_empty(),
@@ -238,6 +251,10 @@ impl<'a> Session<'a> {
                 FrameKind::Signal => {
                     let signal = serde_json::from_slice(&payload).map_err(|e| invalid(e.to_string()))?;
                     self.signal(signal);
+                }
+                FrameKind::SignalTree => {
+                    let signal = serde_json::from_slice(&payload).map_err(|e| invalid(e.to_string()))?;
+                    self.signal_tree(signal);
                 }
                 FrameKind::Resize => {
                     let size: TtySize =
@@ -382,6 +399,18 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Asks the whole tree to end; what is left of it when its main process has ended gets time to do so.
+    fn signal_tree(&mut self, number: i32) {
+        if number == libc::SIGKILL {
+            return self.tree.kill(self.child.pid());
+        }
+        let Some(signal) = Signal::from_named_raw(number) else { return };
+        if self.ending.is_none() {
+            self.ending = self.tree.events();
+        }
+        self.tree.signal(self.child.pid(), signal);
+    }
+
     fn advance(&mut self, child_ended: bool) {
         let now = Instant::now();
         match self.phase {
@@ -389,7 +418,8 @@ impl<'a> Session<'a> {
                 self.ran = self.started.elapsed();
                 self.close_input();
                 if self.tree.is_populated(self.child.pid()) {
-                    self.phase = Phase::Draining { until: now + DRAIN_GRACE };
+                    let grace = if self.ending.is_some() { STOP_LIMIT } else { DRAIN_GRACE };
+                    self.phase = Phase::Draining { until: now + grace };
                 } else {
                     self.phase = Phase::Killed { until: now + DRAIN_GRACE };
                 }
@@ -405,8 +435,9 @@ impl<'a> Session<'a> {
             }
             Phase::Running { .. } => {}
             Phase::Draining { until } => {
+                let is_silent = self.pumped.outputs.iter().all(Option::is_none);
                 if until <= now
-                    || self.pumped.outputs.iter().all(Option::is_none)
+                    || (is_silent && self.ending.is_none())
                     || !self.tree.is_populated(self.child.pid())
                 {
                     self.tree.kill(self.child.pid());

@@ -130,6 +130,7 @@ fn exec(argv: &[&str]) -> Exec {
         tty: None,
         timeout_ms: None,
         secret_env: Vec::new(),
+        confined: false,
     }
 }
 
@@ -364,6 +365,23 @@ fn a_cgroup_catches_what_leaves_its_session_and_is_removed() {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+    std::fs::remove_dir(&base).unwrap();
+}
+
+#[test]
+fn a_whole_tree_is_asked_to_end_and_given_time_for_it() {
+    let Some(base) = cgroup_base() else {
+        println!("skipped (no cgroup2 directory that this user may change)");
+        return;
+    };
+    // The other one is in a session of its own, and needs longer than what a command's rest is given.
+    let other = "trap 'sleep 0.5; echo done; exit' TERM; echo up; while :; do sleep 0.05; done";
+    let text_of_it = format!("setsid sh -c \"{other}\" & exec sleep 1000");
+    let mut host = Host::start(shell(&text_of_it), Some(Cgroups::open(&base).unwrap()));
+    assert_eq!(host.until(FrameKind::Stdout), b"up\n");
+    host.send(FrameKind::SignalTree, b"15");
+    let result = host.finish();
+    assert_eq!((text(&result.stdout), result.exit.unwrap().signal), ("done", Some(15)));
     std::fs::remove_dir(&base).unwrap();
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn kind() -> impl Strategy<Value = FrameKind> {
-    (1u8..=13).prop_map(|byte| FrameKind::from_byte(byte).expect("1 to 13 are kinds"))
+    (1u8..=14).prop_map(|byte| FrameKind::from_byte(byte).expect("1 to 14 are kinds"))
 }
 
 fn exec() -> impl Strategy<Value = Exec> {
@@ -12,12 +12,12 @@ fn exec() -> impl Strategy<Value = Exec> {
         prop::collection::vec((text, text), 0..5),
         prop::option::of(text),
         prop::option::of(text),
-        any::<bool>(),
+        any::<(bool, bool)>(),
         prop::option::of((any::<u16>(), any::<u16>())),
         prop::option::of(any::<u64>()),
         prop::collection::vec((text, text), 0..3),
     )
-        .prop_map(|(argv, env, cwd, user, stdin, tty, timeout_ms, secret_env)| Exec {
+        .prop_map(|(argv, env, cwd, user, (stdin, confined), tty, timeout_ms, secret_env)| Exec {
             argv,
             env,
             cwd,
@@ -26,6 +26,7 @@ fn exec() -> impl Strategy<Value = Exec> {
             tty: tty.map(|(cols, rows)| TtySize { cols, rows }),
             timeout_ms,
             secret_env,
+            confined,
         })
 }
 
@@ -55,8 +56,22 @@ fn file_operation() -> impl Strategy<Value = Operation> {
     )
 }
 
+fn probe() -> impl Strategy<Value = Probe> {
+    (0..3, guest_path(), ".{0,40}", any::<u16>(), ".{0,40}").prop_map(|(choice, path, host, port, target)| {
+        match choice {
+            0 => Probe::File { path },
+            1 => Probe::Tcp { host, port },
+            _ => Probe::Http { host, port, target },
+        }
+    })
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
+        (probe(), any::<u64>(), any::<u64>()).prop_map(|(probe, interval_ms, timeout_ms)| {
+            Operation::AwaitReady { probe, interval_ms, timeout_ms }
+        }),
+        any::<i32>().prop_map(|pid| Operation::Usage { pid }),
         exec().prop_map(Operation::Exec),
         any::<u64>().prop_map(|unix_nanos| Operation::SetClock { unix_nanos }),
         Just(Operation::PowerOff),
@@ -121,9 +136,9 @@ proptest! {
 
 #[test]
 fn another_version_is_told_apart_from_a_bad_request() {
-    let future = br#"{"version":3,"operation":{"teleport":{}},"more":1}"#;
+    let future = br#"{"version":4,"operation":{"teleport":{}},"more":1}"#;
     assert_eq!(Request::parse(future).unwrap_err().code, FailureCode::VersionMismatch);
-    let nonsense = br#"{"version":2,"operation":{"teleport":{}}}"#;
+    let nonsense = br#"{"version":3,"operation":{"teleport":{}}}"#;
     assert_eq!(Request::parse(nonsense).unwrap_err().code, FailureCode::BadRequest);
     assert_eq!(Request::parse(b"").unwrap_err().code, FailureCode::BadRequest);
 }

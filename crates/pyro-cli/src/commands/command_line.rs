@@ -108,7 +108,7 @@ impl CommandLine {
 }
 
 /// `KEY=VALUE` with a name that environ(7) allows.
-fn parse_variable(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_variable(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
     if key.is_empty() || key.contains('\0') || value.contains('\0') {
         return Err(format!("`{text}` does not name a variable"));

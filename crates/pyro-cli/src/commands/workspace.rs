@@ -12,6 +12,7 @@ mod list;
 mod logs;
 mod patch;
 mod reset;
+mod service;
 mod shell;
 mod show;
 mod snapshot;
@@ -65,6 +66,7 @@ enum WorkspaceCommand {
     Start(start::Start),
     Fork(fork::Fork),
     Disk(disk::Disk),
+    Service(service::Service),
     Wait(wait::Wait),
     Delete(delete::Delete),
 }
@@ -91,6 +93,7 @@ impl Workspace {
             WorkspaceCommand::Start(command) => command.run(),
             WorkspaceCommand::Fork(command) => command.run(),
             WorkspaceCommand::Disk(command) => command.run(),
+            WorkspaceCommand::Service(command) => command.run(),
             WorkspaceCommand::Wait(command) => command.run(),
             WorkspaceCommand::Delete(command) => command.run(),
         }

@@ -5,7 +5,7 @@ use super::{ask, lie};
 use crate::exec::{AgentError, AgentStream};
 use pyro_agent::wire::{
     self, FREEZE_LIMIT_MS, Failure, FailureCode, FrameKind, MAX_SECRET_BYTES, MAX_SECRETS, MAX_SECRETS_BYTES,
-    Metrics, Operation, SecretItem, SecretsInstalled, Thawed,
+    Metrics, Operation, Probe, Readied, SecretItem, SecretsInstalled, Thawed, Usage,
 };
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -38,6 +38,23 @@ pub async fn freeze(stream: UnixStream) -> Result<Frozen, AgentError> {
     stream.request(Operation::Freeze).await?;
     let Done {} = stream.expect_json(FrameKind::Frozen).await?;
     Ok(Frozen { stream })
+}
+
+/// Waits until something in the guest is ready, `timeout` at most. Dropping this ends the guest's wait as well.
+pub async fn await_ready(
+    stream: UnixStream,
+    probe: Probe,
+    interval: Duration,
+    timeout: Duration,
+) -> Result<Readied, AgentError> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (interval_ms, timeout_ms) = (millis(interval), millis(timeout));
+    ask(stream, Operation::AwaitReady { probe, interval_ms, timeout_ms }).await
+}
+
+/// What the process tree of a running command uses, whose main process is `pid`.
+pub async fn usage(stream: UnixStream, pid: i32) -> Result<Usage, AgentError> {
+    ask(stream, Operation::Usage { pid }).await
 }
 
 /// Puts these secrets in place of all that the guest has.

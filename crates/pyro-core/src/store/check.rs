@@ -42,6 +42,9 @@ const RULES: &[&str] = &[
     "SELECT 'workspace ' || workspaces.id || ' is stopped and runs command #' || sequence \
      FROM workspaces JOIN commands ON commands.workspace = workspaces.id \
      WHERE workspaces.state IN ('stopped', 'creating') AND commands.state = 'running'",
+    "SELECT 'workspace ' || workspaces.id || ' is stopped and runs service ' || services.name \
+     FROM workspaces JOIN services ON services.workspace = workspaces.id \
+     WHERE workspaces.state IN ('stopped', 'creating') AND services.state IN ('starting', 'running', 'backoff')",
 ];
 
 impl StateStore {

@@ -147,6 +147,28 @@ pub enum StoreError {
     /// The id is in use; draw another.
     #[error("shell '{0}' already exists")]
     ShellTaken(ShellId),
+    /// The workspace has no service of this name.
+    #[error("service '{name}' does not exist in workspace '{id}'")]
+    NoService {
+        /// The workspace.
+        id: WorkspaceId,
+        /// The service.
+        name: String,
+    },
+    /// A service of this name lives.
+    #[error("service '{name}' is already running in workspace '{id}'")]
+    ServiceRuns {
+        /// The workspace.
+        id: WorkspaceId,
+        /// The service.
+        name: String,
+    },
+    /// As many services live as there may be.
+    #[error("{} services run in workspace '{id}' already", super::services::SERVICES)]
+    TooManyServices {
+        /// The workspace.
+        id: WorkspaceId,
+    },
     /// A record does not make sense; others are not concerned.
     #[error(transparent)]
     Damaged(#[from] Damaged),
@@ -246,6 +268,13 @@ impl Explain for StoreError {
                 tell("ambiguous_shell", Blame::Caller).with_hint("give the whole id, or more of it")
             }
             Self::ShellTaken(_) => tell("shell_exists", Blame::Bug),
+            Self::NoService { id, .. } => tell("no_such_service", Blame::Caller)
+                .with_hint(format!("`pyro workspace service list {id}` shows what there is")),
+            Self::ServiceRuns { id, name } => tell("service_running", Blame::Caller).with_hint(format!(
+                "`pyro workspace service restart {id} {name}` starts it anew, `service stop` ends it"
+            )),
+            Self::TooManyServices { id } => tell("too_many_services", Blame::Caller)
+                .with_hint(format!("`pyro workspace service stop {id} NAME` ends one")),
             Self::Damaged(damaged) => damaged.explain(),
         }
     }

@@ -2,9 +2,9 @@
 
 use super::ids::WorkspaceId;
 use super::row::{self, Damaged};
-use super::values::{CommandState, Departure, WorkspaceState};
+use super::values::{CommandState, Departure, ServiceStop, WorkspaceState};
 use super::workspaces::{self, Workspace};
-use super::{Durability, Millis, StateStore, StoreError, address, shells};
+use super::{Durability, Millis, StateStore, StoreError, address, services, shells};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 /// Workspaces that are gone and still told about.
@@ -25,7 +25,8 @@ pub struct Tombstone {
 
 impl StateStore {
     /// Moves a workspace to `to` if it is in one of `from`; a [`StoreError::Conflict`] tells where it is
-    /// otherwise. Nothing leaves `deleting`. A stopped workspace's running commands are lost. Starting renews
+    /// otherwise. Nothing leaves `deleting`. A stopped workspace's running commands are lost, and no service
+    /// goes on over any change. Starting renews
     /// its time, and so does stopping without a reason, which is what a caller does.
     pub fn set_state(
         &self,
@@ -57,6 +58,13 @@ impl StateStore {
             }
             // Its machine has ended, or has just come up.
             shells::forget(tx, id)?;
+            // None outlives its machine, and a machine that has just come up has none.
+            let why = match (to, reason) {
+                (WorkspaceState::Stopped | WorkspaceState::Deleting, None) => ServiceStop::WorkspaceStopped,
+                (WorkspaceState::Stopped | WorkspaceState::Deleting, Some(_))
+                | (WorkspaceState::Creating | WorkspaceState::Started, _) => ServiceStop::MachineEnded,
+            };
+            services::end_all(tx, id, why, now)?;
             if to == WorkspaceState::Started || (to == WorkspaceState::Stopped && reason.is_none()) {
                 renew(tx, id, now)?;
             }

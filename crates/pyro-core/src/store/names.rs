@@ -105,6 +105,11 @@ pub fn existing_snapshot_name(text: &str) -> Result<String, NameError> {
     matching("snapshot_name", text, WORD_RULE, |c| c.is_ascii_alphanumeric(), is_word)
 }
 
+/// The name of a service.
+pub fn service_name(text: &str) -> Result<String, NameError> {
+    matching("service_name", text, WORD_RULE, |c| c.is_ascii_alphanumeric(), is_word)
+}
+
 /// A secret's name.
 pub fn secret_name(text: &str) -> Result<String, NameError> {
     variable("secret name", text)

@@ -122,8 +122,8 @@ impl StateStore {
         })
     }
 
-    /// Throws the workspace's top layer away and goes on with `new_top` over the snapshot. Commands and
-    /// events are cleared, the sequence starts again at 1. The state stays as it is.
+    /// Throws the workspace's top layer away and goes on with `new_top` over the snapshot. Commands, services
+    /// and events are cleared, the sequence starts again at 1. The state stays as it is.
     pub fn reset(
         &self,
         snapshot: &SnapshotRecord,
@@ -146,6 +146,7 @@ impl StateStore {
             )?;
             tx.execute("DELETE FROM commands WHERE workspace = ?1", [id])?;
             tx.execute("DELETE FROM events WHERE workspace = ?1", [id])?;
+            tx.execute("DELETE FROM services WHERE workspace = ?1", [id])?;
             life::renew(tx, id, now)?;
             workspaces::require(tx, id)
         })

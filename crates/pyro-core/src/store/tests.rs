@@ -5,6 +5,7 @@ mod golden;
 mod layers;
 mod life;
 mod processes;
+mod services;
 mod shells;
 mod workspaces;
 

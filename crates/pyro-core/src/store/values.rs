@@ -155,6 +155,44 @@ words!(
     }
 );
 words!(
+    /// What has become of a service.
+    ServiceState, "service state" {
+        /// It runs and is not ready yet.
+        Starting = "starting",
+        /// It runs and is ready.
+        Running = "running",
+        /// It ended and is about to be started again.
+        Backoff = "backoff",
+        /// It ended by itself after it was ready.
+        Exited = "exited",
+        /// It was ended.
+        Stopped = "stopped",
+        /// It did not become ready, or could not be started again.
+        Failed = "failed",
+    }
+);
+words!(
+    /// Why a service ended, where not by itself.
+    ServiceStop, "stop reason" {
+        /// Asked to, it ended.
+        SigTerm = "sigterm",
+        /// Asked to, it did not end in time and was killed.
+        SigKill = "sigkill",
+        /// Its workspace was stopped.
+        WorkspaceStopped = "workspace_stopped",
+        /// Its machine died.
+        MachineEnded = "machine_ended",
+        /// Its process ended before it was ready.
+        ExitedBeforeReady = "process_exited_before_ready",
+        /// It was not ready in time.
+        ReadinessTimeout = "readiness_timeout",
+        /// The guest could not execute it again.
+        NotExecuted = "not_executed",
+        /// It failed as often as it may.
+        RestartLimit = "restart_limit",
+    }
+);
+words!(
     /// How a secret was given.
     SecretSource, "secret source" {
         /// As a value.
@@ -221,6 +259,16 @@ words!(
         Abandoned = "abandoned",
     }
 );
+
+impl ServiceState {
+    /// Whether it has a process, or will have one again by itself.
+    pub fn is_live(self) -> bool {
+        match self {
+            Self::Starting | Self::Running | Self::Backoff => true,
+            Self::Exited | Self::Stopped | Self::Failed => false,
+        }
+    }
+}
 
 impl NetworkPolicy {
     /// A policy as callers write it: case and space around it do not matter.

@@ -226,7 +226,7 @@ impl Commands {
     }
 }
 
-fn why_not_started(tried: Result<Result<(), AgentError>, tokio::time::error::Elapsed>) -> Problem {
+pub(super) fn why_not_started(tried: Result<Result<(), AgentError>, tokio::time::error::Elapsed>) -> Problem {
     match tried {
         Ok(Err(error)) => error.explain(),
         Ok(Ok(())) | Err(_) => DetachedError::Deadline.explain(),

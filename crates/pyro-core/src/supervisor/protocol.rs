@@ -7,6 +7,7 @@ use super::shells::{ShellAnswer, ShellRequest};
 use crate::exec::ExecRequest;
 use crate::faults::Fault;
 use crate::problem::Problem;
+use crate::services::ServiceSpec;
 use crate::store::{CommandKey, CommandOutput};
 use pyro_vmm::engine::EngineChoice;
 use pyro_vmm::{ExitReason, JailReport};
@@ -50,6 +51,17 @@ pub(crate) enum Request {
     /// A workspace's machine: seal the disk as it is, as the snapshot `name`; without a name for a fork.
     /// Answered with `Snapshotted` or `Failed`.
     Snapshot { name: Option<String> },
+    /// A workspace's machine: run a service. Answered with `Done` when it is ready or has failed, which the
+    /// records tell, or `Failed` where the guest could not execute it. The client may leave before.
+    StartService(Box<StartService>),
+    /// A workspace's machine: end a service and start it again, or only start it. Answered like `StartService`.
+    RestartService { name: String },
+    /// A workspace's machine: end a service with all its processes. Answered with `Done` when it has ended.
+    StopService { name: String },
+    /// A workspace's machine: answered with `Done` when a service is as awaited, or has ended.
+    WaitService { name: String, until: ServiceAwaited },
+    /// A workspace's machine: answered with `Done` when a service has printed more than this, or has ended.
+    WaitServiceLog { name: String, seen: Printed },
     /// What the machine is like. Answered with `Started`.
     Describe,
 }
@@ -61,6 +73,32 @@ pub(crate) struct RunCommand {
     pub(crate) command: String,
     pub(crate) cwd: String,
     pub(crate) exec: ExecRequest,
+}
+
+/// A service that its supervisor runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StartService {
+    pub(crate) name: String,
+    /// As a shell would take it, without secrets.
+    pub(crate) command: String,
+    pub(crate) cwd: String,
+    pub(crate) autostart: bool,
+    pub(crate) spec: ServiceSpec,
+}
+
+/// What a client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ServiceAwaited {
+    Ready,
+    Ended,
+}
+
+/// How many bytes of each stream a service has printed, over all its starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Printed {
+    pub(crate) stdout: u64,
+    pub(crate) stderr: u64,
 }
 
 /// How long a client waits for output.

@@ -39,7 +39,7 @@ async fn serve(socket: OwnedFd) -> io::Result<()> {
     // Processes whose parent died come here, so that none is left when this one returns.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let places = Places::new(&request.state_dir).with_fault(request.fault.clone());
-    let supervised = match &request.life {
+    let mut supervised = match &request.life {
         Life::OneShot { .. } => None,
         Life::Workspace { id, creating } => match Supervised::open(places, id, *creating).await {
             Ok(supervised) => Some(supervised),
@@ -50,7 +50,7 @@ async fn serve(socket: OwnedFd) -> io::Result<()> {
         },
     };
     let booted = tokio::select! {
-        booted = boot(&request, supervised.as_ref()) => booted,
+        booted = boot(&request, supervised.as_mut()) => booted,
         // The only thing a client may do while its machine boots is leave.
         _ = client.receive::<Request>() => Err(None),
     };
@@ -70,7 +70,7 @@ async fn serve(socket: OwnedFd) -> io::Result<()> {
 
 async fn boot(
     request: &StartRequest,
-    supervised: Option<&Supervised>,
+    supervised: Option<&mut Supervised>,
 ) -> Result<Running, Option<Box<Problem>>> {
     let told = |error: &dyn Explain| Some(Box::new(error.explain()));
     let mut running = Running::boot(request).await.map_err(|error| told(&error))?;
@@ -159,6 +159,8 @@ impl Hub {
                     Next::Client(socket) => self.admit(socket),
                     // Its time runs on now.
                     Next::CommandEnded => {}
+                    // Who asked may have ended meanwhile.
+                    Next::StreamWanted(wanted) => drop(wanted.send(self.running.agent())),
                 },
                 Some(order) = self.orders.recv() => if let Some(ended) = self.carry_out(order).await {
                     return ended;
@@ -220,6 +222,9 @@ impl Hub {
 
     async fn stop(&mut self, how: Stop) -> Ended {
         if how == Stop::PowerOff {
+            if let Some(supervised) = &mut self.supervised {
+                supervised.wind_down().await;
+            }
             // A guest that does not answer in time is killed; what it flushed before is on its disk.
             let _ = tokio::time::timeout(POWER_OFF_DEADLINE, self.running.power_off()).await;
             faults::reach(self.fault.as_ref(), FaultPoint::StopFlushed);

@@ -5,6 +5,7 @@ use super::boot::{Happening, Running, console_text};
 use super::client::Reply;
 use super::detached::{Commands, DetachedError, Later};
 use super::protocol::{Answer, EndCause, Ended, Request, RunCommand};
+use super::services::{Services, StreamWanted};
 use super::shells::{ShellRequest, Shells};
 use crate::faults::FaultPoint;
 use crate::guest::{self, SecretItem};
@@ -81,6 +82,8 @@ pub(super) enum Next {
     Client(PacketSocket),
     /// A detached command has ended.
     CommandEnded,
+    /// A service needs a stream to the agent.
+    StreamWanted(StreamWanted),
 }
 
 /// A workspace whose machine runs here.
@@ -88,6 +91,7 @@ pub(super) struct Supervised {
     store: Arc<StateStore>,
     commands: Commands,
     shells: Shells,
+    services: Services,
     places: Places,
     id: WorkspaceId,
     listener: PacketListener,
@@ -115,6 +119,7 @@ impl Supervised {
         Ok(Self {
             commands: Commands::new(Arc::clone(&store)),
             shells: Shells::new(Arc::clone(&store), places.clone(), id),
+            services: Services::open(Arc::clone(&store), places.clone(), id)?,
             store,
             places,
             id,
@@ -127,7 +132,7 @@ impl Supervised {
     }
 
     /// Gives a guest that has just booted what is the workspace's, before any client is let in.
-    pub(super) async fn prepare(&self, running: &mut Running) -> Result<(), SupervisedError> {
+    pub(super) async fn prepare(&mut self, running: &mut Running) -> Result<(), SupervisedError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| SupervisedError::Secrets(error);
         let secrets = secrets::read_all(&self.places, self.id).map_err(|error| failed(error.into()))?;
         if !secrets.is_empty() {
@@ -144,6 +149,9 @@ impl Supervised {
             self.store.set_state(self.id, &from, WorkspaceState::Started, None, now())?;
         }
         self.places.reach(FaultPoint::BootRecorded);
+        if self.adopted {
+            self.services.autostart()?;
+        }
         Ok(())
     }
 
@@ -152,6 +160,7 @@ impl Supervised {
         tokio::select! {
             socket = accept(&self.listener), if room => Next::Client(socket),
             () = self.commands.ended() => Next::CommandEnded,
+            wanted = self.services.next() => Next::StreamWanted(wanted),
         }
     }
 
@@ -201,10 +210,17 @@ impl Supervised {
         self.expiry_retry = None;
     }
 
+    /// Ends the services of a workspace that is about to be stopped.
+    pub(super) async fn wind_down(&mut self) {
+        self.services.stop_all().await;
+        self.places.reach(FaultPoint::ServicesStopped);
+    }
+
     /// Records the end of the machine.
     pub(super) fn end(mut self, ended: &Ended) {
         // Their rows go with the change of state.
         drop(self.shells);
+        self.services.end();
         self.commands.end(match &ended.cause {
             EndCause::Stopped => CommandOutcome::Killed(None),
             EndCause::Expired | EndCause::Failed(_) | EndCause::Machine(_) => CommandOutcome::Lost,
@@ -240,6 +256,13 @@ impl Supervised {
                 return Reply::Later(self.commands.output(command, seen, patience));
             }
             Request::Shell(request) => return self.shell(*request, running),
+            Request::StartService(service) => return later(self.services.start(*service)),
+            Request::RestartService { name } => return later(self.services.restart(&name)),
+            Request::StopService { name } => return Reply::Later(self.services.stop(&name)),
+            Request::WaitService { name, until } => return Reply::Later(self.services.wait(&name, until)),
+            Request::WaitServiceLog { name, seen } => {
+                return Reply::Later(self.services.wait_log(&name, seen));
+            }
             Request::Snapshot { name } => self.snapshot(name.as_deref(), running).await,
             Request::Start(_) | Request::Connect { .. } | Request::Stop(_) | Request::Describe => {
                 return Reply::Refused;

@@ -246,7 +246,7 @@ impl Pyro {
     }
 
     /// Puts on record that a machine is gone whose supervisor could not.
-    async fn settle_machine(&self, id: WorkspaceId) -> Result<(), WorkspaceError> {
+    pub(super) async fn settle_machine(&self, id: WorkspaceId) -> Result<(), WorkspaceError> {
         let path = self.places.machine_lock(id);
         let released = FileLock::take_within(&path, Hold::Shared, MACHINE_LOCK_DEADLINE).await;
         drop(released.map_err(|error| self.gone_or(id, "lock", path, error))?);
@@ -320,7 +320,7 @@ fn new_output(answer: Result<Answer, MachineError>) -> Result<Option<NewOutput>,
 }
 
 /// Refuses a command that does not fit a packet, which would look like a supervisor that is gone.
-fn check_size(request: &Request) -> Result<(), MachineError> {
+pub(super) fn check_size(request: &Request) -> Result<(), MachineError> {
     let bytes = serde_json::to_vec(request).map_or(usize::MAX, |packet| packet.len());
     if bytes <= PACKET_BYTES {
         return Ok(());

@@ -6,7 +6,8 @@ use crate::exec::AgentError;
 use crate::limits::OutOfRange;
 use crate::machine::MachineError;
 use crate::problem::{Blame, Explain, Problem};
-use crate::store::{NameError, StoreError, UnknownWord, WorkspaceId};
+use crate::services::ServiceSyntaxError;
+use crate::store::{NameError, NetworkPolicy, StoreError, UnknownWord, WorkspaceId};
 use crate::transfer::TransferError;
 use std::io;
 use std::path::PathBuf;
@@ -122,6 +123,30 @@ pub enum WorkspaceError {
     /// Too much to wait for.
     #[error("the text to wait for must be at most {} bytes long", crate::limits::SHELL_PATTERN_BYTES)]
     LongPattern,
+    /// A service's description is wrong.
+    #[error(transparent)]
+    Service(#[from] ServiceSyntaxError),
+    /// The workspace's network policy does not let services be published.
+    #[error("published ports require workspace network_policy 'egress+published-ports', not '{0}'")]
+    PortsForbidden(NetworkPolicy),
+    /// Nothing publishes ports yet.
+    #[error("published ports are not available in this version of pyro; nothing was started")]
+    PortsUnavailable,
+    /// A service did not become ready.
+    #[error("service '{name}' of workspace '{id}' failed: {reason}{log}")]
+    ServiceFailed {
+        /// The workspace.
+        id: WorkspaceId,
+        /// The service.
+        name: String,
+        /// Why.
+        reason: String,
+        /// Its last words, each on a line of its own after a first end of line; or nothing.
+        log: String,
+    },
+    /// A service has no log lines to ask for.
+    #[error("tail_lines must be positive")]
+    NoLines,
     /// A disk's layers do not fit together.
     #[error("the disk of workspace '{id}' cannot be read: {reason}")]
     Disk {
@@ -195,6 +220,14 @@ impl Explain for WorkspaceError {
             Self::ShellInput(_) => Problem::new("shell_input_full", Blame::Guest, self)
                 .with_hint("what runs in its foreground must read it or end: `pyro workspace shell signal`"),
             Self::EmptyPattern | Self::LongPattern => Problem::new("bad_pattern", Blame::Caller, self),
+            Self::Service(error) => error.explain(),
+            Self::PortsForbidden(_) => Problem::new("ports_forbidden", Blame::Caller, self)
+                .with_hint("create the workspace with --network-policy egress+published-ports"),
+            Self::PortsUnavailable => Problem::new("ports_unavailable", Blame::Caller, self)
+                .with_hint("leave --publish out; the service can be reached from inside the guest"),
+            Self::ServiceFailed { id, name, .. } => Problem::new("service_failed", Blame::Guest, self)
+                .with_hint(format!("pyro workspace service logs {id} {name}")),
+            Self::NoLines => Problem::new("out_of_range", Blame::Caller, self),
             Self::Disk { .. } => {
                 Problem::new("disk_broken", Blame::Host, self).with_hint("`pyro fsck` checks every workspace")
             }

@@ -169,7 +169,7 @@ impl Pyro {
     }
 
     /// `text` without any of the workspace's secrets' values.
-    fn redacted(&self, id: WorkspaceId, text: &str) -> Result<String, WorkspaceError> {
+    pub(super) fn redacted(&self, id: WorkspaceId, text: &str) -> Result<String, WorkspaceError> {
         let secrets = secrets::read_all(&self.places, id)
             .map_err(WorkspaceError::state("read secrets in", self.places.secrets(id)))?;
         let values = secrets.iter().map(|(_, value)| value.expose().as_bytes());

@@ -55,6 +55,10 @@ pub struct Summary {
     pub failed_commands: Vec<SummaryCommand>,
     /// The last command.
     pub last_command: Option<SummaryCommand>,
+    /// Services.
+    pub service_count: u64,
+    /// Services that run.
+    pub running_service_count: u64,
     /// Everything else that was done, in order, the newest last.
     pub events: Vec<SummaryEvent>,
     /// How often each kind of thing was done.
@@ -139,6 +143,8 @@ impl Pyro {
             shell_count: workspace.shell_count,
             failed_commands: last(failed),
             last_command: commands.last().map(short),
+            service_count: workspace.service_count,
+            running_service_count: workspace.running_service_count,
             events: last(events),
             event_counts,
         })

@@ -155,6 +155,7 @@ impl Pyro {
             execution_mode: EXECUTION_MODE,
         });
         let command_count = workspace.command_count();
+        let services = self.store.service_counts(workspace.id)?;
         Ok(WorkspaceView {
             workspace_id: workspace.id.to_string(),
             name: workspace.name,
@@ -200,8 +201,8 @@ impl Pyro {
             last_command,
             reset_count: workspace.reset_count,
             last_reset_at: workspace.last_reset_at.map(seconds),
-            service_count: 0,
-            running_service_count: 0,
+            service_count: services.all,
+            running_service_count: services.running,
             shell_count: self.store.shells(workspace.id)?.len() as u64,
             machine: None,
         })

@@ -2,6 +2,7 @@
 
 use crate::commands::command_line::CommandLineError;
 use clap::ValueEnum;
+use pyro_core::services::ServiceSyntaxError;
 use pyro_core::workspace::{SecretSpec, SecretValue, SeedFilter};
 use pyro_core::{Blame, Explain, Problem};
 use std::ffi::OsString;
@@ -41,6 +42,17 @@ pub(super) enum ArgumentError {
     TooLarge { option: &'static str, most: u64 },
     #[error(transparent)]
     Command(#[from] CommandLineError),
+    #[error("choose at most one of --ready-file, --ready-tcp, --ready-http, or --ready-command")]
+    ReadyTwice,
+    #[error(transparent)]
+    Service(#[from] ServiceSyntaxError),
+}
+
+impl ArgumentError {
+    /// `example` is a command line that works.
+    pub(super) fn no_command(example: &'static str) -> Self {
+        Self::Command(CommandLineError::NoCommand { example })
+    }
 }
 
 impl Explain for ArgumentError {
@@ -66,6 +78,10 @@ impl Explain for ArgumentError {
                 problem("too_large").with_hint("`pyro workspace sync push` copies files of any size")
             }
             Self::Command(error) => error.explain(),
+            Self::ReadyTwice => {
+                problem("invalid_readiness").with_hint("--ready-command can look at several things")
+            }
+            Self::Service(error) => error.explain(),
         }
     }
 }

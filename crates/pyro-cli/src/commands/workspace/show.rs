@@ -5,6 +5,7 @@
 mod commands;
 mod files;
 mod review;
+mod services;
 mod shells;
 
 pub(super) use commands::{command_killed, command_listed, command_waited, detached, workspace_waited};
@@ -13,6 +14,10 @@ pub(super) use files::{
     file_read, file_written, patched, skipped, synced, whole_lines,
 };
 pub(super) use review::{diff_header, diff_stat, log_entry, summary};
+pub(super) use services::{
+    service_log_cut, service_log_heading, service_started, service_status, service_stopped, service_waited,
+    services_listed,
+};
 pub(super) use shells::{shell, shell_attached, shell_listed, shell_read};
 
 use crate::output::{printable, quoted, yes_no};

@@ -95,6 +95,16 @@ fn a_database_of_version_1_is_read_in_full() {
 }
 
 #[test]
+fn a_database_of_version_1_takes_services_once_it_is_opened() {
+    let old = open(V1);
+    assert_eq!(old.services(id(1)).unwrap(), []);
+    let new = NewService { name: "web", command: "serve", cwd: "/", spec: "{}", autostart: true, pid: 7 };
+    old.begin_service(id(1), &new, 8000).unwrap();
+    assert_eq!(old.again().service(id(1), "web").unwrap().state, ServiceState::Starting);
+    assert_eq!(old.rules(), []);
+}
+
+#[test]
 fn a_database_of_any_version_gets_the_layout_of_a_new_one() {
     assert_eq!(schema(&open(V1)), schema(&Fixture::new()));
 }

@@ -116,6 +116,9 @@ pub(in super::super) fn summary(summary: &Summary) -> String {
     if let Some(last) = &summary.last_command {
         lines.push(format!("- last: {}", short(last)));
     }
+    if summary.service_count > 0 {
+        lines.push(format!("Services: {}/{} running", summary.running_service_count, summary.service_count));
+    }
     let kinds = summary.event_counts.iter().map(|(kind, count)| format!("{count} {kind}"));
     let kinds = kinds.collect::<Vec<_>>().join(", ");
     lines.push(format!("Events: {}", if kinds.is_empty() { "none" } else { &kinds }));

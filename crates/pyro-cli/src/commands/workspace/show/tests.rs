@@ -448,6 +448,8 @@ fn a_summary_is_read_in_half_a_minute() {
         shell_count: 0,
         failed_commands: vec![command(2, "make test", Some(2))],
         last_command: Some(command(4, "make", None)),
+        service_count: 2,
+        running_service_count: 1,
         events: vec![SummaryEvent {
             at: 1_700_000_001.0,
             kind: "export".into(),
@@ -462,11 +464,13 @@ Reset count: 1
 Commands: 4 total, 1 succeeded, 1 failed, 2 lost, 0 running
 - failed: #2 exit_code=2 make test
 - last: #4 exit_code=unknown make
+Services: 1/2 running
 Events: 1 export, 2 patch
 - export entry_count=1 path=a\\nb";
     assert_eq!(summary(&plain), wanted);
-    let quiet = Summary { events: vec![], event_counts: BTreeMap::new(), ..plain };
-    assert!(summary(&quiet).ends_with("\nEvents: none"));
+    let quiet = Summary { events: vec![], event_counts: BTreeMap::new(), service_count: 0, ..plain };
+    let text = summary(&quiet);
+    assert!(text.ends_with("\nEvents: none") && !text.contains("Services"), "{text}");
 }
 
 fn command() -> CommandView {
