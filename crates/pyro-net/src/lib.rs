@@ -11,13 +11,17 @@ pub mod event;
 pub mod guest;
 pub mod limits;
 mod link;
+pub mod network;
 pub mod opening;
 mod packet;
 pub mod policy;
 mod poller;
+pub mod stack;
 
 pub use dialer::{Dialer, HostDialer};
 pub use dns::{HostResolver, Resolver};
 pub use event::{End, EventSink, FlowEvent};
+pub use network::Network;
 pub use packet::Dropped;
 pub use policy::{Mode, Policy, Rule};
+pub use stack::{Setup, Stack, Turn};

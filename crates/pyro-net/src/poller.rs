@@ -1,6 +1,7 @@
 //! The one epoll of a stack.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 /// Events taken from the kernel at once; more wait for the next turn.
-const EVENTS_PER_WAIT: usize = 256;
+const EVENTS_PER_WAIT: usize = 128;
 
 /// What became ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +24,11 @@ pub(crate) struct Ready {
 
 pub(crate) struct Poller {
     epoll: OwnedFd,
-    events: Vec<Event>,
 }
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, events: Vec::with_capacity(EVENTS_PER_WAIT) })
+        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
     /// Tells of `fd` whenever it can be read.
@@ -53,17 +53,18 @@ impl Poller {
     }
 
     /// Waits for events, at most `within` when given.
-    pub(crate) fn wait(&mut self, within: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()> {
-        self.events.clear();
+    pub(crate) fn wait(&self, within: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()> {
         let within = within.map(|time| Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         });
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), within.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS_PER_WAIT];
+        let events = match epoll::wait(&self.epoll, &mut events, within.as_ref()) {
+            Ok((events, _)) => events,
+            Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
-        }
-        ready.extend(self.events.iter().map(|event| {
+        };
+        ready.extend(events.iter().map(|event| {
             // Copied, for the structure is packed.
             let flags = event.flags;
             Ready {
