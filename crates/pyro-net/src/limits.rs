@@ -56,12 +56,10 @@ pub const PUMP_BYTES: usize = 512 << 10;
 pub const DIAL: Duration = Duration::from_secs(30);
 /// How long a guest may take to answer our SYN-ACK.
 pub const HANDSHAKE: Duration = Duration::from_secs(20);
-/// How long a guest may leave data unacknowledged.
+/// How long a guest may leave data unacknowledged and everything else unsaid.
 pub const TCP_UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 /// How long a connection may be silent.
 pub const TCP_IDLE: Duration = Duration::from_secs(4 * 3600);
-/// How long a connection of which both ends said their last may stay.
-pub const TCP_LINGER: Duration = Duration::from_secs(30);
 /// How long a UDP flow may be silent: beyond the keepalives of the protocols on it.
 pub const UDP_IDLE: Duration = Duration::from_secs(60);
 /// How long an echo flow may be silent.

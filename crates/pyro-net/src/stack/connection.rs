@@ -63,6 +63,8 @@ pub(super) struct Connection {
     /// Nothing passes to the server before the first bytes agree with this.
     pub(super) opening: Option<(Expected, Name)>,
     is_reset_by_guest: bool,
+    /// Since when the guest owes an answer, if it does. The TCP stack's own time limit ends idle connections too.
+    unanswered_since: Option<Duration>,
 }
 
 /// Segments without an option for it are of this size (RFC 9293, 3.7.1).
@@ -93,7 +95,6 @@ impl Connection {
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
-        socket.set_timeout(Some(smoltcp_duration(limits::TCP_UNACKNOWLEDGED)));
         socket.pause_synack(true);
         // Fails only for port 0, which is asked for by nobody who wants an answer.
         let _ = socket.listen((own, key.destination.port()));
@@ -108,6 +109,7 @@ impl Connection {
             upstream: Upstream::None,
             opening: None,
             is_reset_by_guest: false,
+            unanswered_since: None,
         }
     }
 
@@ -123,6 +125,7 @@ impl Connection {
     /// Takes a packet of the guest's.
     pub(super) fn feed(&mut self, packet: &[u8], is_reset: bool, link: &mut Link, now: Duration) {
         let was_open = self.socket().is_open();
+        self.unanswered_since = None;
         let segment_bytes = self.segment_bytes;
         let mut device = FlowDevice { link, inbound: Some(packet), segment_bytes, urgency: Urgency::Patient };
         self.interface.poll_ingress_single(instant(now), &mut device, &mut self.sockets);
@@ -203,6 +206,10 @@ impl Connection {
                 return Pumped::Again;
             }
         }
+        if self.is_given_up(now) {
+            self.abort(link, now);
+            return Pumped::Over(End::TimedOut);
+        }
         self.next_step(link, now)
     }
 
@@ -214,17 +221,36 @@ impl Connection {
             .interface
             .poll_at(instant(now), &self.sockets)
             .map(|at| Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)));
-        let due = match (due, &self.phase) {
-            (Some(due), _) if due <= now && !link.is_clear() => return Pumped::Blocked,
+        let due = match due {
+            Some(due) if due <= now && !link.is_clear() => return Pumped::Blocked,
             // What is due and was not done just now will not be done by trying at once.
-            (Some(due), _) if due <= now => Some(now + Duration::from_millis(1)),
-            (due, Phase::Handshake { since }) => {
-                let limit = *since + limits::HANDSHAKE;
-                Some(due.map_or(limit, |due| due.min(limit)))
-            }
-            (due, Phase::Resolving | Phase::Dialling { .. } | Phase::Open) => due,
+            Some(due) if due <= now => Some(now + Duration::from_millis(1)),
+            due => due,
         };
-        Pumped::Until(due)
+        let limits = [
+            due,
+            self.unanswered_since.map(|since| since + limits::TCP_UNACKNOWLEDGED),
+            match self.phase {
+                Phase::Handshake { since } => Some(since + limits::HANDSHAKE),
+                Phase::Resolving | Phase::Dialling { .. } | Phase::Open => None,
+            },
+        ];
+        Pumped::Until(limits.into_iter().flatten().min())
+    }
+
+    /// Whether the guest has not answered for too long what was sent to it.
+    fn is_given_up(&mut self, now: Duration) -> bool {
+        let socket = self.socket();
+        let is_owed = match socket.state() {
+            State::FinWait1 | State::Closing | State::LastAck => true,
+            State::Established | State::CloseWait | State::FinWait2 => socket.send_queue() > 0,
+            State::Closed | State::Listen | State::SynSent | State::SynReceived | State::TimeWait => false,
+        };
+        if !is_owed {
+            self.unanswered_since = None;
+            return false;
+        }
+        now >= *self.unanswered_since.get_or_insert(now) + limits::TCP_UNACKNOWLEDGED
     }
 
     /// Whether the guest's end is closed and only its last bytes are left to be delivered.
@@ -354,8 +380,4 @@ impl Connection {
 
 fn instant(at: Duration) -> Instant {
     Instant::from_micros(i64::try_from(at.as_micros()).unwrap_or(i64::MAX))
-}
-
-fn smoltcp_duration(duration: Duration) -> smoltcp::time::Duration {
-    smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
