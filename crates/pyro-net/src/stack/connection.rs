@@ -3,13 +3,15 @@
 //! Bytes go from one kernel buffer through one ring to the other side. A side that does not take them leaves them in
 //! the ring, the ring's window closes, and the other side stops: there is no other buffer to grow.
 
+mod sys;
 mod upstream;
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult};
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
@@ -22,6 +24,7 @@ use crate::link::Link;
 use crate::opening::{self, Expected, Opening};
 use crate::policy::Name;
 use crate::poller::Ready;
+use sys::Sockets;
 use upstream::Socket;
 pub(super) use upstream::{Moved, end_of};
 pub(super) use upstream::{NameStream, Upstream};
@@ -54,8 +57,7 @@ pub(super) enum Pumped {
 
 pub(super) struct Connection {
     interface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
+    sockets: Sockets,
     /// What the guest takes at once.
     segment_bytes: u16,
     pub(super) phase: Phase,
@@ -79,7 +81,7 @@ impl Connection {
         seed: u64,
         link: &mut Link,
         now: Duration,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let segment_bytes = segment_bytes.unwrap_or(DEFAULT_SEGMENT_BYTES);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
@@ -90,27 +92,23 @@ impl Connection {
             // The list has room: it is empty.
             let _ = addresses.push(IpCidr::new(own, if key.destination.is_ipv4() { 32 } else { 128 }));
         });
-        // Zeroed memory that was never written is no memory yet.
-        let buffer = || tcp::SocketBuffer::new(vec![0; buffer_bytes]);
-        let mut socket = tcp::Socket::new(buffer(), buffer());
+        let mut sockets = Sockets::new(buffer_bytes)?;
+        let socket = sockets.socket();
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
         socket.pause_synack(true);
         // Fails only for port 0, which is asked for by nobody who wants an answer.
         let _ = socket.listen((own, key.destination.port()));
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        Self {
+        Ok(Self {
             interface,
             sockets,
-            handle,
             segment_bytes,
             phase: Phase::Resolving,
             upstream: Upstream::None,
             opening: None,
             is_reset_by_guest: false,
             unanswered_since: None,
-        }
+        })
     }
 
     /// Whether the guest or the server has yet to answer.
@@ -119,7 +117,7 @@ impl Connection {
     }
 
     fn socket(&mut self) -> &mut tcp::Socket<'static> {
-        self.sockets.get_mut(self.handle)
+        self.sockets.socket()
     }
 
     /// Takes a packet of the guest's.
@@ -128,7 +126,7 @@ impl Connection {
         self.unanswered_since = None;
         let segment_bytes = self.segment_bytes;
         let mut device = FlowDevice { link, inbound: Some(packet), segment_bytes, urgency: Urgency::Patient };
-        self.interface.poll_ingress_single(instant(now), &mut device, &mut self.sockets);
+        self.interface.poll_ingress_single(instant(now), &mut device, self.sockets.set());
         let state = self.socket().state();
         // A reset before the handshake's end sends a socket back to listening; outside the window it does nothing.
         self.is_reset_by_guest |= is_reset && was_open && matches!(state, State::Closed | State::Listen);
@@ -219,7 +217,7 @@ impl Connection {
         }
         let due = self
             .interface
-            .poll_at(instant(now), &self.sockets)
+            .poll_at(instant(now), self.sockets.as_set())
             .map(|at| Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)));
         let due = match due {
             Some(due) if due <= now && !link.is_clear() => return Pumped::Blocked,
@@ -292,7 +290,7 @@ impl Connection {
     /// Sends what the guest's end has to say, while the link takes it.
     fn transmit(&mut self, link: &mut Link, now: Duration, urgency: Urgency) {
         let mut device = FlowDevice { link, inbound: None, segment_bytes: self.segment_bytes, urgency };
-        while self.interface.poll_egress(instant(now), &mut device, &mut self.sockets)
+        while self.interface.poll_egress(instant(now), &mut device, self.sockets.set())
             == PollResult::SocketStateChanged
         {
             if urgency == Urgency::Last {
@@ -307,7 +305,7 @@ impl Connection {
         if self.opening.is_some() {
             return Ok(());
         }
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
+        let socket = self.sockets.socket();
         while socket.can_recv() && self.upstream.takes() && !moved.is_enough() {
             let taken = socket.recv(|bytes| {
                 let result = self.upstream.write(bytes);
@@ -359,7 +357,7 @@ impl Connection {
 
     /// Passes on what the server sent, then that it will send no more.
     fn to_guest(&mut self, moved: &mut Moved) -> Result<(), End> {
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
+        let socket = self.sockets.socket();
         while socket.can_send() && self.upstream.has_more() && !moved.is_enough() {
             let given = socket.send(|ring| {
                 let result = self.upstream.read(ring);

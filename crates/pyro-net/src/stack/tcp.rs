@@ -71,7 +71,7 @@ impl Stack {
         match self.plan(Protocol::Tcp, key.destination) {
             Plan::Names => {
                 record.is_silent = true;
-                let id = self.add_connection(packet, head, key, record);
+                let id = self.add_connection(packet, head, key, record)?;
                 if let Some(connection) = self.connection(id) {
                     connection.upstream = Upstream::Names(NameStream::default());
                 }
@@ -79,12 +79,12 @@ impl Stack {
             }
             Plan::Resolve(name) => {
                 record.names = vec![name.clone()];
-                let id = self.add_connection(packet, head, key, record);
+                let id = self.add_connection(packet, head, key, record)?;
                 self.look_up_for_flow(name, id);
             }
             Plan::Dial(to, decision, names) => {
                 record.names = names;
-                let id = self.add_connection(packet, head, key, record);
+                let id = self.add_connection(packet, head, key, record)?;
                 self.dial(id, VecDeque::from([to]), decision);
             }
             Plan::Deny(to, decision, names) => {
@@ -107,17 +107,21 @@ impl Stack {
         head: &TcpHead,
         key: FlowKey,
         record: Record,
-    ) -> FlowId {
+    ) -> Result<FlowId, ()> {
         let is_few = (self.tcp_flows as usize) < limits::LARGE_BUFFER_FLOWS;
         let buffer_bytes = if is_few { limits::BUFFER_BYTES } else { limits::SMALL_BUFFER_BYTES };
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let mut connection =
+        let connection =
             Connection::new(&key, head.segment_bytes, buffer_bytes, self.seed, &mut self.link, self.now);
+        let Ok(mut connection) = connection else {
+            self.recorder.flow_ended(&key, record, End::Unsupported, self.now);
+            return Err(());
+        };
         connection.feed(packet.bytes, false, &mut self.link, self.now);
         self.half_open += 1;
         let id = self.add_flow(key, record, Carrier::Tcp(Box::new(connection)));
         self.mark_dirty(id);
-        id
+        Ok(id)
     }
 
     pub(super) fn connection(&mut self, id: FlowId) -> Option<&mut Connection> {

@@ -136,13 +136,9 @@ impl Lab {
     fn quiet(&mut self) -> Duration {
         let under_way =
             self.to_guest.keys().chain(self.to_stack.keys()).map(|(at, _)| at.saturating_sub(self.now));
-        let least = Duration::from_micros(100);
+        let (least, most) = (Duration::from_micros(100), Duration::from_millis(50));
         let waits = [self.stack.patience(self.now), self.guest.patience(self.now)];
-        under_way
-            .chain(waits.into_iter().flatten())
-            .min()
-            .unwrap_or(least)
-            .clamp(least, Duration::from_millis(50))
+        under_way.chain(waits.into_iter().flatten()).min().unwrap_or(most).clamp(least, most)
     }
 
     fn put(&mut self, packet: Vec<u8>, is_to_guest: bool) {
