@@ -8,6 +8,8 @@ pub mod address;
 pub mod dialer;
 pub mod dns;
 pub mod event;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guest;
 pub mod limits;
 mod link;
