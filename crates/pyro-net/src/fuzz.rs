@@ -16,21 +16,19 @@ use crate::opening::{self, Expected};
 use crate::policy::{Mode, Name, Policy, PolicyFile, Rule};
 use crate::stack::{Setup, Stack};
 
-/// A server that sends back what it gets, for as long as the socket's buffers last: nobody reads on its side.
-struct Nobody(Vec<OwnedFd>);
+/// Servers that say one thing; every other one hangs up after it, and the last few of the rest stay.
+struct Nobody(Vec<OwnedFd>, usize);
 
 impl Nobody {
     fn pair(&mut self, kind: SocketType) -> io::Result<OwnedFd> {
+        const STAYING: usize = 64;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (own, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
         send(&theirs, b"HTTP/1.1 200 OK\r\n\r\n", SendFlags::NOSIGNAL)?;
-        // Half of them hang up.
-        if self.0.len() % 2 == 0 || self.0.len() > 64 {
-            self.0.truncate(64);
-        }
-        self.0.push(theirs);
-        if self.0.len() % 2 == 0 {
-            self.0.pop();
+        self.1 += 1;
+        if self.1.is_multiple_of(2) {
+            self.0.truncate(STAYING - 1);
+            self.0.push(theirs);
         }
         Ok(own)
     }
@@ -38,7 +36,7 @@ impl Nobody {
 
 impl Dialer for Nobody {
     fn tcp(&mut self, to: SocketAddr) -> io::Result<OwnedFd> {
-        if to.port() % 7 == 0 {
+        if to.port().is_multiple_of(7) {
             return Err(rustix::io::Errno::CONNREFUSED.into());
         }
         self.pair(SocketType::STREAM)
@@ -68,7 +66,7 @@ impl Resolver for Names {
 
     fn finished(&mut self) -> Option<(Ticket, Result<Vec<IpAddr>, ResolveError>)> {
         let (ticket, name) = self.0.pop()?;
-        let is_known = name.as_str().len() % 2 == 0;
+        let is_known = name.as_str().len().is_multiple_of(2);
         let addresses = vec![IpAddr::from([1, 2, 3, 4]), IpAddr::from([10, 0, 0, 1])];
         Some((ticket, if is_known { Ok(addresses) } else { Err(ResolveError::NoSuchName) }))
     }
@@ -95,7 +93,7 @@ pub fn fuzz_frames(bytes: &[u8]) {
     let setup = Setup { policy, epoch: Duration::ZERO, seed: 1 };
     let sink = |event: FlowEvent| assert!(!event.to_json_line().is_empty());
     let stack =
-        Stack::new(setup, link, Box::new(Nobody(Vec::new())), Box::new(Names::default()), Box::new(sink));
+        Stack::new(setup, link, Box::new(Nobody(Vec::new(), 0)), Box::new(Names::default()), Box::new(sink));
     let Ok(mut stack) = stack else { return };
     let (mut now, mut rest) = (Duration::ZERO, bytes.get(1..).unwrap_or_default());
     let mut buffer = vec![0; limits::MAX_LINK_BYTES];

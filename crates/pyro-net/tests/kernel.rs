@@ -1,6 +1,6 @@
 //! The kernel's own TCP for a guest's, and ordinary programs, against servers on the host's loopback. Needs root for a
 //! network namespace of its own; nothing leaves this machine.
-#![allow(unreachable_pub, reason = "modules of one test")]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "kernel/inside.rs"]
 mod inside;

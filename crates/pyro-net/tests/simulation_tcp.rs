@@ -1,5 +1,7 @@
 //! TCP between a guest and servers, over good and bad cables.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod lab;
 
 use lab::{Faults, Lab, Script, at, pattern, seconds};
@@ -51,7 +53,7 @@ fn bytes_arrive_whole_over_a_cable_that_loses_doubles_and_reorders() {
         lab.faults = Faults { lost: seed % 4, doubled: seed % 5, late: seed % 30 };
         lab.host.serve("1.2.3.4:6000", Script::Answer(pattern(300_000, seed)));
         lab.host.serve(V6, Script::Answer(pattern(300_000, seed + 1)));
-        let mut flows = vec![
+        let mut flows = [
             Exchange::new(&mut lab, V4, pattern(200_000, seed)),
             Exchange::new(&mut lab, "1.2.3.4:6000", pattern(100_000, seed + 2)),
             Exchange::new(&mut lab, V6, pattern(100_000, seed + 3)),

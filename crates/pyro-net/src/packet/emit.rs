@@ -235,7 +235,7 @@ fn pieces(
         let more = u16::from(number != last);
         let mut message = frame(GUEST_MAC, ethertype(source), usize::from(MTU));
         if source.is_ipv4() {
-            ip_head(&mut message, Head { fragment: more << 13 | offset / 8, ..head }, piece.len());
+            ip_head(&mut message, Head { fragment: (more << 13) | (offset / 8), ..head }, piece.len());
         } else {
             ip_head(&mut message, Head { protocol: 44, ..head }, FRAGMENT_HEAD_BYTES + piece.len());
             message.extend([protocol, 0]);

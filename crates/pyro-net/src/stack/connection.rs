@@ -185,7 +185,7 @@ impl Connection {
         }
         loop {
             let before = *moved;
-            let step = self.from_guest(moved).and_then(|()| self.to_guest(moved));
+            let step = self.take_from_guest(moved).and_then(|()| self.give_to_guest(moved));
             if let Err(end) = step {
                 self.abort(link, now);
                 return Pumped::Over(end);
@@ -300,7 +300,7 @@ impl Connection {
     }
 
     /// Passes on what the guest sent, then that it will send no more.
-    fn from_guest(&mut self, moved: &mut Moved) -> Result<(), End> {
+    fn take_from_guest(&mut self, moved: &mut Moved) -> Result<(), End> {
         self.check_opening()?;
         if self.opening.is_some() {
             return Ok(());
@@ -356,7 +356,7 @@ impl Connection {
     }
 
     /// Passes on what the server sent, then that it will send no more.
-    fn to_guest(&mut self, moved: &mut Moved) -> Result<(), End> {
+    fn give_to_guest(&mut self, moved: &mut Moved) -> Result<(), End> {
         let socket = self.sockets.socket();
         while socket.can_send() && self.upstream.has_more() && !moved.is_enough() {
             let given = socket.send(|ring| {

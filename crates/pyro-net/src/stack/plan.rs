@@ -37,14 +37,14 @@ impl Stack {
             return Plan::Refuse(End::BytesUsedUp, Vec::new());
         }
         let address = destination.ip();
-        if Synthetic::holds(address) {
-            if let Some(name) = self.synthetic.name(address).cloned() {
-                let is_quic = protocol == Protocol::Udp && destination.port() == HTTPS_PORT;
-                return match self.policy.mode {
-                    Mode::AllowList if is_quic => Plan::Refuse(End::UncheckedName, vec![name]),
-                    Mode::Off | Mode::Egress | Mode::AllowList => Plan::Resolve(name),
-                };
-            }
+        if Synthetic::holds(address)
+            && let Some(name) = self.synthetic.name(address).cloned()
+        {
+            let is_quic = protocol == Protocol::Udp && destination.port() == HTTPS_PORT;
+            return match self.policy.mode {
+                Mode::AllowList if is_quic => Plan::Refuse(End::UncheckedName, vec![name]),
+                Mode::Off | Mode::Egress | Mode::AllowList => Plan::Resolve(name),
+            };
         }
         let to = SocketAddr::new(dialled(address), destination.port());
         let names = self.pinned.names(address).to_vec();

@@ -39,11 +39,17 @@ pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
         InterfaceRequest { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     // SAFETY: the request is what this number takes, as large as the kernel's.
-    unsafe { ioctl(&file, Setter::<TUNSETIFF, _>::new(request)) }?;
+    let request = unsafe { Setter::<TUNSETIFF, _>::new(request) };
+    // SAFETY: the device is named and typed; no memory is touched but the request's.
+    unsafe { ioctl(&file, request) }?;
     let header: c_int = 12;
     // SAFETY: this number takes a pointer to an integer.
-    unsafe { ioctl(&file, Setter::<TUNSETVNETHDRSZ, _>::new(header)) }?;
+    let header = unsafe { Setter::<TUNSETVNETHDRSZ, _>::new(header) };
+    // SAFETY: the device changes the length of its headers, which are read by nobody yet.
+    unsafe { ioctl(&file, header) }?;
     // SAFETY: this number takes an integer by value.
-    unsafe { ioctl(&file, IntegerSetter::<TUNSETOFFLOAD>::new_usize(TUN_F_CSUM_TSO4_TSO6)) }?;
+    let offload = unsafe { IntegerSetter::<TUNSETOFFLOAD>::new_usize(TUN_F_CSUM_TSO4_TSO6) };
+    // SAFETY: the device changes what its packets may be; no memory is touched.
+    unsafe { ioctl(&file, offload) }?;
     Ok(file.into())
 }
