@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Programs that must stay small and single-minded: no asynchronous runtime in or under them.
-const WITHOUT_TOKIO: &[&str] = &["pyro-agent", "pyro-tree", "pyro-vmm"];
+const WITHOUT_TOKIO: &[&str] = &["pyro-agent", "pyro-net", "pyro-tree", "pyro-vmm"];
 
 /// Crates whose types cross crate borders: two versions at once would not fit together.
 const ONE_VERSION: &[&str] = &["vm-memory", "vmm-sys-util"];

@@ -1,0 +1,140 @@
+//! What is told of flows: one record when one is denied, one when one ends.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{Name, Protocol, Reason, Rule, Verdict};
+
+/// How a flow ended, or why it never began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// The policy denied it.
+    Denied,
+    /// Its first bytes were for another name than the one allowed.
+    OtherName,
+    /// UDP to a name's port 443: its name cannot be checked, TCP's can.
+    UncheckedName,
+    /// More flows at once than the policy allows.
+    TooManyFlows,
+    /// More connections without an answer than the policy allows.
+    TooManyHalfOpen,
+    /// New connections faster than the policy allows.
+    TooFast,
+    /// More questions at once than the policy allows, or more names in all.
+    TooManyNames,
+    /// As many bytes as the policy allows have passed.
+    BytesUsedUp,
+    /// Both ends said their last.
+    Finished,
+    /// The guest broke it off.
+    ResetByGuest,
+    /// The server broke it off.
+    ResetByServer,
+    /// The server refused it.
+    Refused,
+    /// No way leads to the server.
+    Unreachable,
+    /// The name has no address.
+    NoSuchName,
+    /// No answer in time.
+    TimedOut,
+    /// Silent for too long.
+    Idle,
+    /// The host cannot carry it.
+    Unsupported,
+    /// A narrower policy came into force.
+    PolicyChanged,
+    /// The machine ended.
+    MachineEnded,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Denied => "denied",
+            Self::OtherName => "denied: its first bytes are not for the allowed name",
+            Self::UncheckedName => "denied: over UDP the name cannot be checked, use TCP",
+            Self::TooManyFlows => "denied: too many flows at once",
+            Self::TooManyHalfOpen => "denied: too many unanswered connections at once",
+            Self::TooFast => "denied: too many new connections a second",
+            Self::TooManyNames => "denied: too many names at once",
+            Self::BytesUsedUp => "denied: the allowed bytes are used up",
+            Self::Finished => "finished",
+            Self::ResetByGuest => "reset by the guest",
+            Self::ResetByServer => "reset by the server",
+            Self::Refused => "refused by the server",
+            Self::Unreachable => "unreachable",
+            Self::NoSuchName => "the name has no address",
+            Self::TimedOut => "timed out",
+            Self::Idle => "idle for too long",
+            Self::Unsupported => "not supported by the host",
+            Self::PolicyChanged => "ended by a changed policy",
+            Self::MachineEnded => "ended with the machine",
+        })
+    }
+}
+
+/// The record of one flow: one line of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEvent {
+    /// When it began, in milliseconds of Unix time.
+    pub started_ms: u64,
+    /// When it ended.
+    pub ended_ms: u64,
+    /// What carried it.
+    pub protocol: Protocol,
+    /// The guest's end.
+    pub source: SocketAddr,
+    /// The other end, as the guest addressed it.
+    pub destination: SocketAddr,
+    /// The address that was dialled or decided on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dialled: Option<SocketAddr>,
+    /// Under which names the guest got the address; a question's own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub names: Vec<Name>,
+    /// Whether the flow was allowed.
+    pub verdict: Verdict,
+    /// What decided.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<Reason>,
+    /// The rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rule: Option<Rule>,
+    /// The narrowest rule that would have allowed it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub smallest_rule_that_would_allow: Option<Rule>,
+    /// Payload that left the guest.
+    pub sent_bytes: u64,
+    /// Payload that reached the guest.
+    pub received_bytes: u64,
+    /// How it ended.
+    pub end: End,
+    /// All this in one sentence.
+    pub text: String,
+    /// Records before this one that were left out because they came too fast.
+    pub left_out: u64,
+}
+
+impl FlowEvent {
+    /// The record as a line of JSON, without its end.
+    #[must_use]
+    pub fn to_json_line(&self) -> String {
+        serde_json::to_string(self).expect("the record has only texts and numbers")
+    }
+}
+
+/// Takes records. It is called by the thread that moves packets and must not wait.
+pub trait EventSink: Send {
+    /// Takes one record.
+    fn record(&mut self, event: FlowEvent);
+}
+
+impl<F: FnMut(FlowEvent) + Send> EventSink for F {
+    fn record(&mut self, event: FlowEvent) {
+        self(event);
+    }
+}

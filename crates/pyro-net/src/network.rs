@@ -1,0 +1,118 @@
+//! A stack on a thread of its own, with the real clock.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::dialer::Dialer;
+use crate::dns::Resolver;
+use crate::event::EventSink;
+use crate::policy::Policy;
+use crate::stack::{Counters, Setup, Stack, Turn};
+
+/// The running network of one machine. It ends when it is dropped, or when the other end of its link does.
+pub struct Network {
+    orders: Arc<Orders>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Orders {
+    wake: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    policy: Option<Policy>,
+    counters: Counters,
+    is_over: bool,
+}
+
+impl Orders {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        // It can only fail by being full, which wakes as well.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl Network {
+    /// Starts the network of a machine on `link`.
+    pub fn start(
+        policy: Policy,
+        link: OwnedFd,
+        dialer: Box<dyn Dialer>,
+        resolver: Box<dyn Resolver>,
+        sink: Box<dyn EventSink>,
+    ) -> io::Result<Self> {
+        let mut seed = [0; 8];
+        getrandom(&mut seed, GetRandomFlags::empty())?;
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let setup = Setup { policy, epoch, seed: u64::from_ne_bytes(seed) };
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let orders = Arc::new(Orders { wake, state: Mutex::default() });
+        let stack = Stack::new(setup, link, dialer, resolver, sink)?;
+        stack.watch_caller(orders.wake.as_fd())?;
+        let theirs = Arc::clone(&orders);
+        let thread = thread::Builder::new().name("network".into()).spawn(move || run(stack, &theirs))?;
+        Ok(Self { orders, thread: Some(thread) })
+    }
+
+    /// Puts another policy in force: flows that it denies end now.
+    pub fn set_policy(&self, policy: Policy) {
+        self.orders.change(|state| state.policy = Some(policy));
+    }
+
+    /// What was seen up to the last turn.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.orders.state.lock().unwrap_or_else(PoisonError::into_inner).counters
+    }
+
+    /// Whether the thread still runs; it ends with its link.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.orders.change(|state| state.is_over = true);
+        if let Some(thread) = self.thread.take() {
+            // Its panic was printed; the machine has no network any more, and nobody else is touched.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(mut stack: Stack, orders: &Orders) {
+    let started = Instant::now();
+    loop {
+        let patience = stack.patience(started.elapsed());
+        if stack.wait(patience).is_err() {
+            break;
+        }
+        let _ = rustix::io::read(&orders.wake, &mut [0; 8]);
+        let order = {
+            let mut state = orders.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.counters = stack.counters();
+            (state.policy.take(), state.is_over)
+        };
+        match order {
+            (_, true) => break,
+            (Some(policy), false) => stack.set_policy(policy),
+            (None, false) => {}
+        }
+        match stack.work(started.elapsed()) {
+            Ok(Turn::On) => {}
+            Ok(Turn::Over) | Err(_) => break,
+        }
+    }
+    stack.end();
+}

@@ -1,0 +1,127 @@
+//! What is remembered of a flow for its record, and the records themselves.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::FlowKey;
+use super::bucket::Bucket;
+use crate::event::{End, EventSink, FlowEvent};
+use crate::limits;
+use crate::policy::{Decision, Name, Reason, Verdict};
+
+/// What a flow's record will say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Record {
+    pub(super) started: Duration,
+    pub(super) names: Vec<Name>,
+    pub(super) dialled: Option<SocketAddr>,
+    pub(super) decision: Option<Decision>,
+    pub(super) sent_bytes: u64,
+    pub(super) received_bytes: u64,
+    pub(super) last_active: Duration,
+    /// Whether its first bytes are held against its name.
+    pub(super) has_checked_opening: bool,
+    /// Questions to the gateway's name server have records of their own.
+    pub(super) is_silent: bool,
+}
+
+impl Record {
+    pub(super) fn new(now: Duration) -> Self {
+        Self { started: now, last_active: now, ..Self::default() }
+    }
+}
+
+/// Writes records, and counts what it leaves out when they come too fast.
+pub(super) struct Recorder {
+    sink: Box<dyn EventSink>,
+    epoch: Duration,
+    bucket: Bucket,
+    left_out: u64,
+}
+
+impl Recorder {
+    pub(super) fn new(sink: Box<dyn EventSink>, epoch: Duration) -> Self {
+        Self { sink, epoch, bucket: Bucket::new(limits::EVENTS_PER_SECOND), left_out: 0 }
+    }
+
+    pub(super) fn flow_ended(&mut self, key: &FlowKey, record: Record, end: End, now: Duration) {
+        if !self.bucket.take(now) {
+            self.left_out += 1;
+            return;
+        }
+        let text = sentence(key, &record, end);
+        let verdict = verdict(end);
+        let (reason, rule, smallest) = match record.decision {
+            Some(decision) => (Some(decision.reason), decision.rule, decision.smallest_rule_that_would_allow),
+            None => (None, None, None),
+        };
+        self.sink.record(FlowEvent {
+            started_ms: self.unix_ms(record.started),
+            ended_ms: self.unix_ms(now),
+            protocol: key.protocol,
+            source: key.source,
+            destination: key.destination,
+            dialled: record.dialled,
+            names: record.names,
+            verdict,
+            reason,
+            rule,
+            smallest_rule_that_would_allow: smallest,
+            sent_bytes: record.sent_bytes,
+            received_bytes: record.received_bytes,
+            end,
+            text,
+            left_out: std::mem::take(&mut self.left_out),
+        });
+    }
+
+    fn unix_ms(&self, at: Duration) -> u64 {
+        u64::try_from((self.epoch + at).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn verdict(end: End) -> Verdict {
+    match end {
+        End::Denied
+        | End::OtherName
+        | End::UncheckedName
+        | End::TooManyFlows
+        | End::TooManyHalfOpen
+        | End::TooFast
+        | End::TooManyNames
+        | End::BytesUsedUp
+        | End::PolicyChanged => Verdict::Deny,
+        End::Finished
+        | End::ResetByGuest
+        | End::ResetByServer
+        | End::Refused
+        | End::Unreachable
+        | End::NoSuchName
+        | End::TimedOut
+        | End::Idle
+        | End::Unsupported
+        | End::MachineEnded => Verdict::Allow,
+    }
+}
+
+fn sentence(key: &FlowKey, record: &Record, end: End) -> String {
+    let at = record.dialled.unwrap_or(key.destination);
+    let whom = match record.names.first() {
+        Some(name) => format!("{name} ({at})"),
+        None => at.to_string(),
+    };
+    let what = match (&record.decision, end) {
+        (Some(decision), End::Denied) => decision.to_string(),
+        (Some(_) | None, _) => end.to_string(),
+    };
+    let hint = match &record.decision {
+        Some(Decision { smallest_rule_that_would_allow: Some(rule), .. }) if end == End::Denied => {
+            format!("; the smallest rule that would allow it is {rule}")
+        }
+        Some(Decision { reason: Reason::Off, .. }) if end == End::Denied => {
+            "; only another network policy would allow it".to_owned()
+        }
+        Some(_) | None => String::new(),
+    };
+    format!("{} to {whom}: {what}{hint}", key.protocol)
+}
