@@ -6,7 +6,7 @@ mod readiness;
 #[cfg(test)]
 mod tests;
 
-pub use ports::{PortRequest, distinct_ports};
+pub use ports::{PortRequest, PublishedPort, distinct_ports};
 pub(crate) use readiness::Check;
 pub use readiness::Readiness;
 
@@ -26,7 +26,7 @@ pub(crate) struct ServiceSpec {
     pub(crate) ready_timeout: Duration,
     pub(crate) ready_interval: Duration,
     pub(crate) restart: RestartPolicy,
-    /// Wanted ports; none until there is something that publishes them.
+    /// Wanted ports.
     pub(crate) ports: Vec<PortRequest>,
 }
 

@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -345,12 +345,6 @@ impl HostChannel {
             Received::Nothing => Ok(None),
             Received::Closed => Err(io::ErrorKind::ConnectionReset.into()),
         }
-    }
-}
-
-impl AsRawFd for HostChannel {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 

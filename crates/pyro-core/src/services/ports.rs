@@ -15,6 +15,25 @@ pub struct PortRequest {
     pub guest_port: u16,
 }
 
+/// A port of the host that leads to a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// `127.0.0.1`.
+    pub host: String,
+    /// The host's port.
+    pub host_port: u16,
+    /// The guest's.
+    pub guest_port: u16,
+    /// `tcp`.
+    pub protocol: String,
+}
+
+impl fmt::Display for PublishedPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}->{}/{}", self.host, self.host_port, self.guest_port, self.protocol)
+    }
+}
+
 impl FromStr for PortRequest {
     type Err = ServiceSyntaxError;
 

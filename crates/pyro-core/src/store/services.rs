@@ -63,6 +63,8 @@ pub struct ServiceRecord {
     pub problem: Option<String>,
     /// How often it was started again.
     pub restart_count: u64,
+    /// Ports of the host that lead to it now, as JSON.
+    pub published: Option<String>,
 }
 
 /// What happens to a service.
@@ -76,7 +78,10 @@ pub enum ServiceChange<'a> {
         pid: i32,
     },
     /// It is ready.
-    Ready,
+    Ready {
+        /// Ports of the host that lead to it from now on, as JSON.
+        published: Option<&'a str>,
+    },
     /// It ended and will be started again.
     BackedOff {
         /// How it ended.
@@ -166,18 +171,20 @@ impl StateStore {
             let changed = match change {
                 ServiceChange::Starting => tx.execute(
                     "UPDATE services SET state = ?3, pid = NULL, started_at = ?4, ready_at = NULL, ended_at = NULL, \
-                     exit_code = NULL, stop_reason = NULL, problem = NULL WHERE workspace = ?1 AND token = ?2",
+                     exit_code = NULL, stop_reason = NULL, problem = NULL, published = NULL WHERE workspace = ?1 AND token = ?2",
                     params![id, token, ServiceState::Starting, now],
                 ),
                 ServiceChange::Restarted { pid } => tx.execute(
                     "UPDATE services SET state = ?3, pid = ?4, started_at = ?5, ready_at = NULL, ended_at = NULL, \
-                     exit_code = NULL, stop_reason = NULL, problem = NULL, restart_count = restart_count + 1 \
+                     exit_code = NULL, stop_reason = NULL, problem = NULL, published = NULL, \
+                     restart_count = restart_count + 1 \
                      WHERE workspace = ?1 AND token = ?2",
                     params![id, token, ServiceState::Starting, pid, now],
                 ),
-                ServiceChange::Ready => tx.execute(
-                    "UPDATE services SET state = ?3, ready_at = ?4 WHERE workspace = ?1 AND token = ?2",
-                    params![id, token, ServiceState::Running, now],
+                ServiceChange::Ready { published } => tx.execute(
+                    "UPDATE services SET state = ?3, ready_at = ?4, published = ?5 \
+                     WHERE workspace = ?1 AND token = ?2",
+                    params![id, token, ServiceState::Running, now, published],
                 ),
                 ServiceChange::BackedOff { exit_code, problem } => {
                     let end = End { state: ServiceState::Backoff, exit_code: *exit_code, reason: None, problem };
@@ -254,7 +261,7 @@ impl End<'_> {
         let problem = self.problem.map(|text| &text[..text.floor_char_boundary(PROBLEM_BYTES)]);
         tx.execute(
             "UPDATE services SET state = ?3, pid = NULL, ended_at = ?4, exit_code = ?5, stop_reason = ?6, \
-             problem = ?7 WHERE workspace = ?1 AND token = ?2",
+             problem = ?7, published = NULL WHERE workspace = ?1 AND token = ?2",
             params![id, token, self.state, now, self.exit_code, self.reason, problem],
         )
     }
@@ -281,8 +288,8 @@ pub(super) fn end_all(
     now: Millis,
 ) -> rusqlite::Result<()> {
     let sql = format!(
-        "UPDATE services SET state = ?2, pid = NULL, ended_at = coalesce(ended_at, ?3), stop_reason = ?4 \
-         WHERE workspace = ?1 AND state IN {LIVE}"
+        "UPDATE services SET state = ?2, pid = NULL, ended_at = coalesce(ended_at, ?3), stop_reason = ?4, \
+         published = NULL WHERE workspace = ?1 AND state IN {LIVE}"
     );
     tx.execute(&sql, params![id, ServiceState::Stopped, now, reason])?;
     Ok(())
@@ -306,5 +313,6 @@ fn parse(id: WorkspaceId, fields: &Fields<'_>) -> Result<ServiceRecord, Damaged>
         stop_reason: fields.get("stop_reason")?,
         problem: fields.get("problem")?,
         restart_count: fields.count("restart_count")?,
+        published: fields.get("published")?,
     })
 }

@@ -186,6 +186,8 @@ words!(
         ExitedBeforeReady = "process_exited_before_ready",
         /// It was not ready in time.
         ReadinessTimeout = "readiness_timeout",
+        /// A port of the host could not be had for it.
+        PublishedPortFailed = "published_port_failed",
         /// The guest could not execute it again.
         NotExecuted = "not_executed",
         /// It failed as often as it may.

@@ -1,5 +1,6 @@
 //! From a request to a machine whose agent answers, and what it says from then on.
 
+use super::ports::GuestStreams;
 use super::protocol::{CONSOLE_TAIL_BYTES, DiskRequest, StartRequest, Started};
 use crate::exec::{AgentError, AgentStream};
 use crate::limits::{BOOT_DEADLINE, SUPERVISOR_DEADLINE};
@@ -119,6 +120,11 @@ impl Watch {
                 ready = self.accepted.readable(), if self.channel_open => ready?.clear_ready(),
             }
         }
+    }
+
+    /// The same for whoever outlives this borrow.
+    pub(super) fn guest_streams(&self) -> io::Result<GuestStreams> {
+        GuestStreams::new(self.machine.channel())
     }
 
     pub(super) fn connect(&self, port: u32) -> io::Result<std::os::unix::net::UnixStream> {

@@ -1,7 +1,9 @@
 //! Published ports: what connections to this machine's loopback lead to.
 
+use crate::sys;
 use pyro_agent::wire::{FORWARD_PORT, Forwarded};
 use pyro_vmm::HostChannel;
+use rustix::fd::{AsFd, OwnedFd};
 use std::io;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
@@ -10,18 +12,25 @@ use tokio::net::UnixStream;
 
 /// Streams to the guest, for whoever outlives a borrow of its machine.
 #[derive(Clone)]
-pub(super) struct GuestStreams(Arc<AsyncFd<HostChannel>>);
+pub(super) struct GuestStreams(Arc<Streams>);
+
+struct Streams {
+    channel: HostChannel,
+    /// Writable when the channel takes one more.
+    room: AsyncFd<OwnedFd>,
+}
 
 impl GuestStreams {
     pub(super) fn new(channel: &HostChannel) -> io::Result<Self> {
-        Ok(Self(Arc::new(AsyncFd::with_interest(channel.try_clone()?, Interest::WRITABLE)?)))
+        let room = sys::watch(channel.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?;
+        Ok(Self(Arc::new(Streams { channel: channel.try_clone()?, room })))
     }
 
     /// A stream to a vsock port of the guest, when the machine takes one more.
     async fn connect(&self, port: u32) -> io::Result<UnixStream> {
         loop {
-            let mut room = self.0.writable().await?;
-            if let Ok(stream) = room.try_io(|channel| channel.get_ref().connect(port)) {
+            let mut room = self.0.room.writable().await?;
+            if let Ok(stream) = room.try_io(|_| self.0.channel.connect(port)) {
                 let stream = stream?;
                 stream.set_nonblocking(true)?;
                 return UnixStream::from_std(stream);

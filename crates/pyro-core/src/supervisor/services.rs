@@ -7,13 +7,16 @@
 //!    |  +----backoff <---+  (as from `starting`, once it was ready or has come back with its machine)
 //!    +--not ready in time, ended before--> failed          any but the ends --stop, machine gone--> stopped
 //! ```
+//! Ports are published from the moment on that it is ready, and only while it runs.
 
 mod life;
+mod publish;
 mod readiness;
 #[cfg(test)]
 mod tests;
 
 use super::detached::Later;
+use super::ports::GuestStreams;
 use super::protocol::{Answer, Printed, ServiceAwaited, StartService};
 use crate::limits::SERVICES_STOP_DEADLINE;
 use crate::places::Places;
@@ -24,7 +27,7 @@ use crate::workspace::now;
 use life::{First, Life};
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -39,6 +42,8 @@ struct Shared {
     places: Places,
     id: WorkspaceId,
     streams: mpsc::Sender<StreamWanted>,
+    /// What published ports lead over; there once the machine runs.
+    ports: Arc<OnceLock<GuestStreams>>,
 }
 
 impl Shared {
@@ -107,8 +112,14 @@ impl Services {
             }
         }
         let (streams, wanted) = mpsc::channel(1);
-        let shared = Shared { store, places, id, streams };
+        let shared = Shared { store, places, id, streams, ports: Arc::default() };
         Ok(Self { shared, wanted, live: HashMap::new(), tasks: JoinSet::new() })
+    }
+
+    /// The machine runs now: published ports lead over these.
+    pub(super) fn use_streams(&self, streams: GuestStreams) {
+        // A machine boots once.
+        let _ = self.shared.ports.set(streams);
     }
 
     /// Starts the services that come back with their machine.

@@ -149,6 +149,8 @@ impl Supervised {
             self.store.set_state(self.id, &from, WorkspaceState::Started, None, now())?;
         }
         self.places.reach(FaultPoint::BootRecorded);
+        let streams = running.watch.guest_streams().map_err(SupervisedError::Directory)?;
+        self.services.use_streams(streams);
         if self.adopted {
             self.services.autostart()?;
         }

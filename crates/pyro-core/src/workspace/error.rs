@@ -129,9 +129,6 @@ pub enum WorkspaceError {
     /// The workspace's network policy does not let services be published.
     #[error("published ports require workspace network_policy 'egress+published-ports', not '{0}'")]
     PortsForbidden(NetworkPolicy),
-    /// Nothing publishes ports yet.
-    #[error("published ports are not available in this version of pyro; nothing was started")]
-    PortsUnavailable,
     /// A service did not become ready.
     #[error("service '{name}' of workspace '{id}' failed: {reason}{log}")]
     ServiceFailed {
@@ -223,8 +220,6 @@ impl Explain for WorkspaceError {
             Self::Service(error) => error.explain(),
             Self::PortsForbidden(_) => Problem::new("ports_forbidden", Blame::Caller, self)
                 .with_hint("create the workspace with --network-policy egress+published-ports"),
-            Self::PortsUnavailable => Problem::new("ports_unavailable", Blame::Caller, self)
-                .with_hint("leave --publish out; the service can be reached from inside the guest"),
             Self::ServiceFailed { id, name, .. } => Problem::new("service_failed", Blame::Guest, self)
                 .with_hint(format!("pyro workspace service logs {id} {name}")),
             Self::NoLines => Problem::new("out_of_range", Blame::Caller, self),

@@ -5,8 +5,9 @@
 mod logs;
 mod views;
 
+pub use crate::services::PublishedPort;
 pub use logs::{LogTail, ServiceFollow, ServiceLogs};
-pub use views::{PublishedPort, ServiceUsage, ServiceView, Services, WaitedService};
+pub use views::{ServiceUsage, ServiceView, Services, WaitedService};
 
 use super::commands::check_size;
 use super::exec::{Prepared, WorkspaceCommand};
@@ -170,14 +171,11 @@ impl Pyro {
         Ok(WaitedService { service: self.service_view(self.store.service(id, name)?)?, wait_timed_out })
     }
 
-    /// Ports that are well formed are refused all the same, until there is something that publishes them: a
-    /// caller who is told that they are published would wait for them in vain.
+    /// Refuses ports where the workspace's network policy publishes none.
     fn check_ports(&self, id: WorkspaceId, ports: &[PortRequest]) -> Result<(), WorkspaceError> {
-        if ports.is_empty() {
-            return Ok(());
-        }
         match self.store.get(id)?.network_policy {
-            NetworkPolicy::EgressAndPublishedPorts => Err(WorkspaceError::PortsUnavailable),
+            NetworkPolicy::EgressAndPublishedPorts => Ok(()),
+            NetworkPolicy::Off | NetworkPolicy::Egress if ports.is_empty() => Ok(()),
             policy @ (NetworkPolicy::Off | NetworkPolicy::Egress) => {
                 Err(WorkspaceError::PortsForbidden(policy))
             }

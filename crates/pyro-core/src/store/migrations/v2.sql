@@ -29,6 +29,7 @@ CREATE TABLE services (
     stop_reason TEXT,
     problem TEXT,
     restart_count INTEGER NOT NULL DEFAULT 0,
+    published TEXT,
     UNIQUE (workspace, name)
 ) STRICT;
 CREATE INDEX services_live ON services (workspace) WHERE state IN ('starting', 'running', 'backoff');

@@ -23,7 +23,7 @@ fn a_service_is_followed_from_its_start_to_its_end() {
         text(store.begin_service(id(1), &service("web", "{}"), 2100)),
         format!("service 'web' is already running in workspace '{}'", id(1))
     );
-    store.change_service(id(1), token, &ServiceChange::Ready, 2500).unwrap();
+    store.change_service(id(1), token, &ServiceChange::Ready { published: None }, 2500).unwrap();
     assert_eq!(store.service_counts(id(1)).unwrap(), ServiceCounts { all: 1, running: 1 });
     let back = ServiceChange::BackedOff { exit_code: Some(9), problem: None };
     store.change_service(id(1), token, &back, 3000).unwrap();
@@ -45,7 +45,7 @@ fn a_service_is_followed_from_its_start_to_its_end() {
     assert_eq!((failed.state, failed.stop_reason), (ServiceState::Failed, Some(ServiceStop::RestartLimit)));
     assert_eq!((failed.ended_at, failed.problem.unwrap().len()), (Some(5000), PROBLEM_BYTES));
     assert_ne!(begin(&store, "web", 6000), token, "a token names one service for ever");
-    assert!(store.change_service(id(1), token, &ServiceChange::Ready, 6100).is_err());
+    assert!(store.change_service(id(1), token, &ServiceChange::Ready { published: None }, 6100).is_err());
     assert_eq!(store.services(id(1)).unwrap().len(), 1);
     assert_eq!(
         text(store.service(id(1), "x")),

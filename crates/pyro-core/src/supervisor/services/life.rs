@@ -1,5 +1,6 @@
 //! The life of one service, from its first start to its last end.
 
+use super::publish::{Published, publish};
 use super::{Order, Phase, Progress, Shared, Why, readiness};
 use crate::exec::{self, ExecEvent, ExecInput, ExecOutput, ExecRequest};
 use crate::faults::FaultPoint;
@@ -53,7 +54,13 @@ struct Run {
     /// When it became ready.
     ready_at: Option<Instant>,
     /// Why it was not ready in time.
-    late: Option<String>,
+    late: Option<Late>,
+}
+
+/// Why a service is not what it was to be.
+struct Late {
+    reason: ServiceStop,
+    problem: String,
 }
 
 /// How hard a process is being ended.
@@ -88,6 +95,7 @@ pub(super) struct Life {
     failures: u64,
     /// Whether it was ever ready: one that never was is not started again.
     is_proven: bool,
+    ports: Published,
 }
 
 impl Life {
@@ -98,7 +106,19 @@ impl Life {
         orders: mpsc::UnboundedReceiver<Order>,
         progress: watch::Sender<Progress>,
     ) -> Self {
-        Self { shared, name, spec, orders, progress, token: 0, logs: None, failures: 0, is_proven: false }
+        let ports = Published::default();
+        Self {
+            shared,
+            name,
+            spec,
+            orders,
+            progress,
+            token: 0,
+            logs: None,
+            failures: 0,
+            is_proven: false,
+            ports,
+        }
     }
 
     pub(super) async fn run(mut self, first: First) {
@@ -121,6 +141,8 @@ impl Life {
             next = match next {
                 Next::Attend(halves) => {
                     let run = self.attend(halves).await;
+                    // Before its end is on record: whoever reads that finds them free.
+                    self.ports.close().await;
                     self.judge(run).await
                 }
                 Next::Start => self.start().await,
@@ -205,7 +227,13 @@ impl Life {
         let mut readiness = readiness::wait(self.shared.clone(), &self.spec);
         if self.spec.readiness.is_none() {
             // Whatever it does next, it is ready first.
-            run.ready_at = Some(self.ready());
+            match self.ready() {
+                Ok(ready_at) => run.ready_at = Some(ready_at),
+                Err(late) => {
+                    run.late = Some(late);
+                    ending = ask(&mut input).await;
+                }
+            }
         }
         loop {
             let is_awaited = run.ready_at.is_none() && matches!(ending, Ending::NotAsked);
@@ -216,14 +244,19 @@ impl Life {
                     Ok(ExecEvent::Exited(exit)) => return Run { exit_code: Some(exit.status()), ..run },
                     Err(_) => return run,
                 },
-                waited = &mut readiness, if is_awaited => match waited {
-                    Ok(()) => run.ready_at = Some(self.ready()),
-                    Err(problem) => {
-                        run.late = Some(problem);
-                        ending = ask(&mut input).await;
+                waited = &mut readiness, if is_awaited => {
+                    let waited = waited.map_err(|problem| Late { reason: ServiceStop::ReadinessTimeout, problem });
+                    match waited.and_then(|()| self.ready()) {
+                        Ok(ready_at) => run.ready_at = Some(ready_at),
+                        Err(late) => {
+                            run.late = Some(late);
+                            ending = ask(&mut input).await;
+                        }
                     }
                 },
                 order = next_order(&mut self.orders) => {
+                    // Nobody else is let in to what is about to end.
+                    self.ports.close().await;
                     run.order = Some(stronger(run.order, order));
                     if matches!(ending, Ending::NotAsked) {
                         ending = ask(&mut input).await;
@@ -240,12 +273,16 @@ impl Life {
         }
     }
 
-    fn ready(&mut self) -> Instant {
+    /// Publishes its ports, and says that it is ready.
+    fn ready(&mut self) -> Result<Instant, Late> {
+        self.ports = publish(&self.shared, &self.spec.ports)
+            .map_err(|problem| Late { reason: ServiceStop::PublishedPortFailed, problem })?;
         self.is_proven = true;
-        self.change(&ServiceChange::Ready);
+        let published = self.ports.to_json();
+        self.change(&ServiceChange::Ready { published: published.as_deref() });
         self.shared.places.reach(FaultPoint::ServiceReady);
         self.progress.send_modify(|progress| progress.phase = Phase::Running);
-        Instant::now()
+        Ok(Instant::now())
     }
 
     fn keep(&mut self, stream: Stream, bytes: &[u8]) {
@@ -282,7 +319,7 @@ impl Life {
                 self.fail(None, ServiceStop::MachineEnded, Some("the connection to the guest ended"))
             }
             (None, exit_code, None) => match &run.late {
-                Some(problem) => self.fail(exit_code, ServiceStop::ReadinessTimeout, Some(problem)),
+                Some(Late { reason, problem }) => self.fail(exit_code, *reason, Some(problem)),
                 None => self.fail(exit_code, ServiceStop::ExitedBeforeReady, None),
             },
             (None, Some(0), Some(_)) => self.over(ServiceState::Exited, Some(0), None, None),

@@ -1,6 +1,6 @@
 //! Services as front ends show them. Times are seconds since the Unix epoch.
 
-use crate::services::{Readiness, ServiceSpec};
+use crate::services::{PublishedPort, Readiness, ServiceSpec};
 use crate::store::{Damaged, ServiceRecord, ServiceStop};
 use crate::workspace::views::seconds;
 use crate::workspace::{EXECUTION_MODE, WorkspaceError};
@@ -51,19 +51,6 @@ pub struct ServiceView {
     pub usage: Option<ServiceUsage>,
 }
 
-/// A port on the host that leads to a service. There are none yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PublishedPort {
-    /// `127.0.0.1`.
-    pub host: String,
-    /// The host's port.
-    pub host_port: u16,
-    /// The guest's.
-    pub guest_port: u16,
-    /// `tcp`.
-    pub protocol: &'static str,
-}
-
 /// What a service's processes use together.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ServiceUsage {
@@ -99,15 +86,20 @@ pub struct WaitedService {
 }
 
 pub(super) fn spec(record: &ServiceRecord) -> Result<ServiceSpec, WorkspaceError> {
-    serde_json::from_str(&record.spec).map_err(|error| {
-        let id = record.workspace.to_string();
-        let damaged = Damaged { id, field: "spec", problem: error.to_string() };
-        WorkspaceError::Store(damaged.into())
-    })
+    serde_json::from_str(&record.spec).map_err(|error| damaged(record, "spec", &error))
+}
+
+fn damaged(record: &ServiceRecord, field: &'static str, error: &serde_json::Error) -> WorkspaceError {
+    let damaged = Damaged { id: record.workspace.to_string(), field, problem: error.to_string() };
+    WorkspaceError::Store(damaged.into())
 }
 
 pub(super) fn view(record: ServiceRecord) -> Result<ServiceView, WorkspaceError> {
     let spec = spec(&record)?;
+    let published_ports = match &record.published {
+        Some(text) => serde_json::from_str(text).map_err(|error| damaged(&record, "published", &error))?,
+        None => Vec::new(),
+    };
     Ok(ServiceView {
         workspace_id: record.workspace.to_string(),
         service_name: record.name,
@@ -123,7 +115,7 @@ pub(super) fn view(record: ServiceRecord) -> Result<ServiceView, WorkspaceError>
         ready_at: record.ready_at.map(seconds),
         stop_reason: record.stop_reason.map(ServiceStop::as_str),
         problem: record.problem,
-        published_ports: Vec::new(),
+        published_ports,
         restart: spec.restart.to_string(),
         restart_count: record.restart_count,
         autostart: record.autostart,
@@ -148,6 +140,10 @@ pub(super) fn failure(record: &ServiceRecord) -> String {
     match record.stop_reason {
         Some(ServiceStop::ExitedBeforeReady) => format!("it ended before it was ready, with {status}"),
         Some(ServiceStop::ReadinessTimeout) => format!("it was not ready in time{problem}"),
+        Some(ServiceStop::PublishedPortFailed) => {
+            let problem = record.problem.as_deref().unwrap_or_default();
+            format!("its port could not be published: {problem}")
+        }
         Some(ServiceStop::NotExecuted) => format!("it could not be started again{problem}"),
         Some(ServiceStop::RestartLimit) => format!("it ended too often, the last time with {status}"),
         Some(

@@ -7,11 +7,7 @@ use pyro_core::workspace::{EXECUTION_MODE, ServiceLogs, ServiceView, Services, W
 /// A service that was started, by `start` or `restart`.
 pub(in super::super) fn service_started(how: &str, service: &ServiceView) -> String {
     let ready = kind(service.readiness.as_ref());
-    let ports: Vec<String> = service
-        .published_ports
-        .iter()
-        .map(|port| format!("{}:{}->{}/{}", port.host, port.host_port, port.guest_port, port.protocol))
-        .collect();
+    let ports: Vec<String> = service.published_ports.iter().map(ToString::to_string).collect();
     let published = if ports.is_empty() { String::new() } else { format!(" published={}", ports.join(",")) };
     format!(
         "[workspace-service-{how}] workspace_id={} service={} state={} cwd={} ready_type={ready} \

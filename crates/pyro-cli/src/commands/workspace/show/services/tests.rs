@@ -34,8 +34,12 @@ fn lines_are_those_of_the_transcript() {
         "[workspace-service-start] workspace_id=0123456789ab service=web state=running cwd=/workspace \
          ready_type=file execution_mode=guest_vsock"
     );
-    let port =
-        PublishedPort { host: "127.0.0.1".into(), host_port: 18080, guest_port: 8080, protocol: "tcp" };
+    let port = PublishedPort {
+        host: "127.0.0.1".into(),
+        host_port: 18080,
+        guest_port: 8080,
+        protocol: "tcp".into(),
+    };
     let app = ServiceView { published_ports: vec![port], ..web() };
     assert!(service_started("start", &app).ends_with(" published=127.0.0.1:18080->8080/tcp"));
     let stopped = ServiceView { state: "stopped", ..web() };
