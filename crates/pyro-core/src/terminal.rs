@@ -5,7 +5,7 @@
 //! the screen are kept as text, the newest [`HISTORY_BYTES`] of them.
 //!
 //! The bytes are hostile. What they make the emulator hold is bounded by the screen's size; what they make it
-//! do, by [`repeats::MOST`] for each few bytes.
+//! do, for each few bytes, by a clamp on what they repeat.
 
 mod repeats;
 mod rows;

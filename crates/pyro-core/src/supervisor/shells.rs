@@ -49,8 +49,8 @@ enum ShellError {
     Stuck(ShellId),
     #[error("cursor {cursor} is beyond the end of the shell's output, {end}")]
     BeyondEnd { cursor: u64, end: u64 },
-    #[error("the pattern cannot be used")]
-    Pattern(#[source] regex::Error),
+    #[error("the pattern cannot be used: {0}")]
+    Pattern(String),
 }
 
 impl Explain for ShellError {

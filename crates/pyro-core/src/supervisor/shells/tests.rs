@@ -230,9 +230,13 @@ async fn no_more_shells_are_opened_than_may_be() {
 async fn a_pattern_that_would_take_too_much_is_refused() {
     let mut lab = Lab::new();
     let (shell, _guest) = lab.open().await;
-    for pattern in ["(", r"(\w{100}){100}{100}"] {
+    for (pattern, reason) in [
+        ("(", "unclosed group"),
+        (r"(\w{100}){100}{100}", "Compiled regex exceeds size limit of 1048576 bytes."),
+    ] {
         let until = Until::Pattern(pattern.into());
         let read = ReadShell { cursor: 0, most: 1, form: ReadForm::Raw, until, limit_ms: 1 };
-        assert_eq!(problem(lab.ask(shell, ShellAction::Read(read))).await, "the pattern cannot be used");
+        let wanted = format!("the pattern cannot be used: {reason}");
+        assert_eq!(problem(lab.ask(shell, ShellAction::Read(read))).await, wanted);
     }
 }

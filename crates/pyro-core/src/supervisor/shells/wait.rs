@@ -48,7 +48,7 @@ impl Wanted {
                 .dfa_size_limit(PATTERN_BYTES)
                 .build()
                 .map(Self::Match)
-                .map_err(ShellError::Pattern)
+                .map_err(|error| ShellError::Pattern(reason(&error)))
         };
         match until {
             Until::Now => Ok(Self::Now),
@@ -83,6 +83,13 @@ impl Wanted {
             }
         }
     }
+}
+
+/// The last line; those before it draw the pattern with a mark below.
+fn reason(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().next_back().unwrap_or_default().trim();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
 /// Answers a reader as soon as there is what it waits for.
