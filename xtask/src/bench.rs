@@ -2,6 +2,7 @@
 
 mod bare_boot;
 mod clock;
+mod services;
 mod table;
 mod workspaces;
 
@@ -38,6 +39,8 @@ enum Part {
     Images,
     /// Workspaces: create, exec, snapshot, reset, fork, stop and start, diff, sync, export
     Workspaces,
+    /// Services: start, stop, and what goes into a log
+    Services,
 }
 
 impl Arguments {
@@ -78,10 +81,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => workspaces::measure(&pyro, &place, &mut table),
         false => Ok(()),
     };
+    let services = match arguments.wants(Part::Services) {
+        true => services::measure(&pyro, &place, &mut table),
+        false => Ok(()),
+    };
     for line in table.lines() {
         output::line(&line);
     }
-    workspaces.context("workspaces")
+    workspaces.context("workspaces").and(services.context("services"))
 }
 
 fn version(pyro: &Path, runs: u32, place: &Path, table: &mut Table) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! Each scenario has workspaces of its own, so that one that fails leaves the others' figures standing.
 
-mod client;
+pub(super) mod client;
 mod trees;
 
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use crate::{output, steps};
 use client::Client;
 
 /// Repetitions of what takes a moment, and of what takes seconds.
-const QUICK_RUNS: u32 = 5;
-const SLOW_RUNS: u32 = 3;
+pub(super) const QUICK_RUNS: u32 = 5;
+pub(super) const SLOW_RUNS: u32 = 3;
 /// Files of the small and the large seed.
 const SEEDS: [usize; 2] = [10, 10_000];
 /// What the guest writes before a snapshot, in pieces of 8 MiB.
@@ -270,12 +270,12 @@ fn sync_and_export(client: &Client, files: &Files, table: &mut Table) -> Result<
 }
 
 /// The median of `runs` times, in seconds; `once` is told which run it is.
-fn median_of(runs: u32, once: impl FnMut(u32) -> Result<Duration>) -> Result<f64> {
+pub(super) fn median_of(runs: u32, once: impl FnMut(u32) -> Result<Duration>) -> Result<f64> {
     median(&(0..runs).map(once).collect::<Result<Vec<_>>>()?)
 }
 
 /// The middle one, or the mean of the middle two; in seconds.
-fn median(times: &[Duration]) -> Result<f64> {
+pub(super) fn median(times: &[Duration]) -> Result<f64> {
     let mut sorted = times.to_vec();
     sorted.sort();
     let middle = sorted.len() / 2;
@@ -295,7 +295,7 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-fn add_milliseconds(table: &mut Table, name: &str, seconds: f64) {
+pub(super) fn add_milliseconds(table: &mut Table, name: &str, seconds: f64) {
     table.add(name, seconds * 1000.0, "ms", Bound::None);
 }
 

@@ -42,6 +42,19 @@ struct Shared {
 }
 
 impl Shared {
+    /// Removes the logs of services that are not on record any more.
+    fn remove_unrecorded_logs(&self) -> Result<(), StoreError> {
+        let kept: HashSet<i64> = self.store.services(self.id)?.iter().map(|service| service.token).collect();
+        for entry in std::fs::read_dir(self.places.services(self.id)).into_iter().flatten().flatten() {
+            let token = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if token.is_none_or(|token| !kept.contains(&token)) {
+                // Found again the next time where it cannot be removed now.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
+    }
+
     /// A new stream to the agent.
     async fn agent(&self) -> io::Result<UnixStream> {
         let (wanted, stream) = oneshot::channel();
@@ -98,16 +111,9 @@ enum Why {
 impl Services {
     /// None lives yet. Logs of services that are not on record any more are removed.
     pub(super) fn open(store: Arc<StateStore>, places: Places, id: WorkspaceId) -> Result<Self, StoreError> {
-        let kept: HashSet<i64> = store.services(id)?.iter().map(|service| service.token).collect();
-        for entry in std::fs::read_dir(places.services(id)).into_iter().flatten().flatten() {
-            let token = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            if token.is_none_or(|token| !kept.contains(&token)) {
-                // Found again at the next start where it cannot be removed now.
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
         let (streams, wanted) = mpsc::channel(1);
         let shared = Shared { store, places, id, streams };
+        shared.remove_unrecorded_logs()?;
         Ok(Self { shared, wanted, live: HashMap::new(), tasks: JoinSet::new() })
     }
 

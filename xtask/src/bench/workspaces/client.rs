@@ -19,7 +19,7 @@ const CLEANUP_TIME: Duration = Duration::from_secs(90);
 const TOLD_CHARS: usize = 500;
 
 /// See the module. [`Client::close`] deletes the workspaces and the directories.
-pub(super) struct Client {
+pub(in super::super) struct Client {
     pyro: PathBuf,
     place: PathBuf,
     end: Instant,
@@ -27,14 +27,14 @@ pub(super) struct Client {
 
 /// A call that succeeded.
 #[derive(Debug)]
-pub(super) struct Ran {
-    pub(super) took: Duration,
-    pub(super) stdout: String,
+pub(in super::super) struct Ran {
+    pub(in super::super) took: Duration,
+    pub(in super::super) stdout: String,
 }
 
 impl Client {
     /// Takes `place` for itself; what a killed run left there is deleted.
-    pub(super) fn open(pyro: &Path, place: &Path) -> Result<Self> {
+    pub(in super::super) fn open(pyro: &Path, place: &Path) -> Result<Self> {
         let client = Self { pyro: pyro.to_owned(), place: place.to_owned(), end: Instant::now() + TIME };
         if place.exists() {
             client.clear()?;
@@ -44,24 +44,24 @@ impl Client {
     }
 
     /// The directory for files that go with [`Client::close`].
-    pub(super) fn place(&self) -> &Path {
+    pub(in super::super) fn place(&self) -> &Path {
         &self.place
     }
 
     /// Runs `pyro workspace ARGUMENTS`, which must succeed in time.
-    pub(super) fn run(&self, arguments: &[&str]) -> Result<Ran> {
+    pub(in super::super) fn run(&self, arguments: &[&str]) -> Result<Ran> {
         let now = Instant::now();
         ensure!(now < self.end, "the time for all workspaces is up ({} s)", TIME.as_secs());
         self.call(arguments, (now + CALL_TIME).min(self.end))
     }
 
     /// Runs a shell text in a workspace, which must succeed.
-    pub(super) fn shell(&self, id: &str, text: &str) -> Result<Ran> {
+    pub(in super::super) fn shell(&self, id: &str, text: &str) -> Result<Ran> {
         self.run(&["exec", id, "--timeout-seconds", IN_GUEST_SECONDS, "--shell", text])
     }
 
     /// Makes a workspace, works in it, and deletes it also where the work failed.
-    pub(super) fn in_workspace<T>(&self, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+    pub(in super::super) fn in_workspace<T>(&self, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
         let created = self.run(&["create", "debian:12", "--id-only"])?.stdout;
         let id = created.trim();
         let worked = work(id);
@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// Deletes the workspaces, then the directory with everything else.
-    pub(super) fn close(self) -> Result<()> {
+    pub(in super::super) fn close(self) -> Result<()> {
         self.clear()
     }
 
