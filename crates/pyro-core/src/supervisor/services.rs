@@ -19,7 +19,9 @@ use crate::limits::SERVICES_STOP_DEADLINE;
 use crate::places::Places;
 use crate::problem::{Explain, Problem};
 use crate::services::ServiceSpec;
-use crate::store::{SERVICES, ServiceChange, ServiceRecord, StateStore, StoreError, WorkspaceId};
+use crate::store::{
+    SERVICES, ServiceChange, ServiceRecord, ServiceState, ServiceStop, StateStore, StoreError, WorkspaceId,
+};
 use crate::workspace::now;
 use life::{First, Life};
 use std::collections::{HashMap, HashSet};
@@ -252,8 +254,26 @@ impl Services {
         progress
     }
 
+    /// Lets go of those whose task has ended. One that is not known to have ended all the same, because its task
+    /// failed, has by now: its stream is closed.
     fn forget_ended(&mut self) {
-        self.live.retain(|_, live| live.progress.has_changed().is_ok());
+        let Shared { store, id, .. } = &self.shared;
+        self.live.retain(|name, live| {
+            let lives = live.progress.has_changed().is_ok();
+            if !lives
+                && let Ok(service) = store.service(*id, name)
+                && service.state.is_live()
+            {
+                let end = ServiceChange::Ended {
+                    state: ServiceState::Failed,
+                    exit_code: None,
+                    reason: Some(ServiceStop::MachineEnded),
+                    problem: Some("its supervisor failed"),
+                };
+                let _ = store.change_service(*id, service.token, &end, now());
+            }
+            lives
+        });
     }
 }
 

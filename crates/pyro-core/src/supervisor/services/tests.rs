@@ -3,7 +3,7 @@ use crate::exec::ExecRequest;
 use crate::service_logs::{self, Stream};
 use crate::services::{Readiness, RestartPolicy};
 use crate::store::tests::Fixture;
-use crate::store::{ServiceState, ServiceStop, WorkspaceState};
+use crate::store::WorkspaceState;
 use pyro_agent::wire::{self, FrameKind};
 use serde_json::{Value, json};
 use std::time::Duration;
