@@ -2,6 +2,7 @@
 
 mod bare_boot;
 mod clock;
+mod services;
 mod shells;
 mod table;
 mod workspaces;
@@ -43,6 +44,8 @@ enum Part {
     LargeTree,
     /// Shells: from what is typed to its echo, and to what it prints
     Shells,
+    /// Services: start, stop, and what goes into a log
+    Services,
 }
 
 impl Arguments {
@@ -91,10 +94,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => shells::measure(&pyro, &place, &mut table),
         false => Ok(()),
     };
+    let services = match arguments.wants(Part::Services) {
+        true => services::measure(&pyro, &place, &mut table),
+        false => Ok(()),
+    };
     for line in table.lines() {
         output::line(&line);
     }
-    workspaces.context("workspaces").and(large.context("large tree")).and(shells.context("shells"))
+    let rest = shells.context("shells").and(services.context("services"));
+    workspaces.context("workspaces").and(large.context("large tree")).and(rest)
 }
 
 fn version(pyro: &Path, runs: u32, place: &Path, table: &mut Table) -> Result<()> {

@@ -17,8 +17,8 @@ use crate::{output, steps};
 use client::Client;
 
 /// Repetitions of what takes a moment, and of what takes seconds.
-const QUICK_RUNS: u32 = 5;
-const SLOW_RUNS: u32 = 3;
+pub(super) const QUICK_RUNS: u32 = 5;
+pub(super) const SLOW_RUNS: u32 = 3;
 /// Files of the small and the large seed.
 const SEEDS: [usize; 2] = [10, 10_000];
 /// What the guest writes before a snapshot, in pieces of 8 MiB.
@@ -283,7 +283,7 @@ pub(super) fn median_of(runs: u32, once: impl FnMut(u32) -> Result<Duration>) ->
 }
 
 /// The middle one, or the mean of the middle two; in seconds.
-fn median(times: &[Duration]) -> Result<f64> {
+pub(super) fn median(times: &[Duration]) -> Result<f64> {
     let mut sorted = times.to_vec();
     sorted.sort();
     let middle = sorted.len() / 2;

@@ -22,7 +22,9 @@ use crate::limits::SERVICES_STOP_DEADLINE;
 use crate::places::Places;
 use crate::problem::{Explain, Problem};
 use crate::services::ServiceSpec;
-use crate::store::{SERVICES, ServiceChange, ServiceRecord, StateStore, StoreError, WorkspaceId};
+use crate::store::{
+    SERVICES, ServiceChange, ServiceRecord, ServiceState, ServiceStop, StateStore, StoreError, WorkspaceId,
+};
 use crate::workspace::now;
 use life::{First, Life};
 use std::collections::{HashMap, HashSet};
@@ -47,6 +49,19 @@ struct Shared {
 }
 
 impl Shared {
+    /// Removes the logs of services that are not on record any more.
+    fn remove_unrecorded_logs(&self) -> Result<(), StoreError> {
+        let kept: HashSet<i64> = self.store.services(self.id)?.iter().map(|service| service.token).collect();
+        for entry in std::fs::read_dir(self.places.services(self.id)).into_iter().flatten().flatten() {
+            let token = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if token.is_none_or(|token| !kept.contains(&token)) {
+                // Found again the next time where it cannot be removed now.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
+    }
+
     /// A new stream to the agent.
     async fn agent(&self) -> io::Result<UnixStream> {
         let (wanted, stream) = oneshot::channel();
@@ -103,16 +118,9 @@ enum Why {
 impl Services {
     /// None lives yet. Logs of services that are not on record any more are removed.
     pub(super) fn open(store: Arc<StateStore>, places: Places, id: WorkspaceId) -> Result<Self, StoreError> {
-        let kept: HashSet<i64> = store.services(id)?.iter().map(|service| service.token).collect();
-        for entry in std::fs::read_dir(places.services(id)).into_iter().flatten().flatten() {
-            let token = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            if token.is_none_or(|token| !kept.contains(&token)) {
-                // Found again at the next start where it cannot be removed now.
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
         let (streams, wanted) = mpsc::channel(1);
         let shared = Shared { store, places, id, streams, ports: Arc::default() };
+        shared.remove_unrecorded_logs()?;
         Ok(Self { shared, wanted, live: HashMap::new(), tasks: JoinSet::new() })
     }
 
@@ -257,8 +265,26 @@ impl Services {
         progress
     }
 
+    /// Lets go of those whose task has ended. One that is not known to have ended all the same, because its task
+    /// failed, has by now: its stream is closed.
     fn forget_ended(&mut self) {
-        self.live.retain(|_, live| live.progress.has_changed().is_ok());
+        let Shared { store, id, .. } = &self.shared;
+        self.live.retain(|name, live| {
+            let lives = live.progress.has_changed().is_ok();
+            if !lives
+                && let Ok(service) = store.service(*id, name)
+                && service.state.is_live()
+            {
+                let end = ServiceChange::Ended {
+                    state: ServiceState::Failed,
+                    exit_code: None,
+                    reason: Some(ServiceStop::MachineEnded),
+                    problem: Some("its supervisor failed"),
+                };
+                let _ = store.change_service(*id, service.token, &end, now());
+            }
+            lives
+        });
     }
 }
 

@@ -246,7 +246,7 @@ impl Pyro {
                     let request = Request::WaitService { name: name.to_owned(), until: awaited };
                     patient(link.ask_patiently(&request).await)?;
                 }
-                None => self.settle_machine(id).await?,
+                None => self.settle_service(id).await?,
             }
         }
     }
@@ -260,8 +260,14 @@ impl Pyro {
     ) -> Result<(), WorkspaceError> {
         match self.link(id)? {
             Some(link) => patient(link.ask(request, limit).await),
-            None => self.settle_machine(id).await,
+            None => self.settle_service(id).await,
         }
+    }
+
+    /// Puts on record that a machine is gone, with its services; whoever is starting another one does so too.
+    async fn settle_service(&self, id: WorkspaceId) -> Result<(), WorkspaceError> {
+        self.settle_machine(id).await?;
+        self.await_calm(id).await
     }
 }
 

@@ -103,7 +103,7 @@ impl Pyro {
     }
 
     /// Waits for whoever is changing the workspace's life, and settles what one left that died.
-    async fn await_calm(&self, id: WorkspaceId) -> Result<(), WorkspaceError> {
+    pub(super) async fn await_calm(&self, id: WorkspaceId) -> Result<(), WorkspaceError> {
         self.await_lock(id, self.places.operation_lock(id)).await?;
         garbage::recover(&self.store, &self.places)
     }

@@ -171,6 +171,8 @@ impl Life {
         let detail = json!({ "service_name": service.name, "command": service.command });
         let _ = store.record_event(id, EventKind::ServiceStart, &detail, now());
         self.shared.places.reach(FaultPoint::ServiceRecorded);
+        // Of the one whose name it has, and of those that it took the place of.
+        let _ = self.shared.remove_unrecorded_logs();
         self.take(token);
         self.started();
         Ok(halves)

@@ -2,8 +2,8 @@ use super::*;
 use crate::exec::ExecRequest;
 use crate::service_logs::{self, Stream};
 use crate::services::{Readiness, RestartPolicy};
+use crate::store::WorkspaceState;
 use crate::store::tests::Fixture;
-use crate::store::{ServiceState, ServiceStop, WorkspaceState};
 use pyro_agent::wire::{self, FrameKind};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -150,6 +150,8 @@ async fn a_service_is_started_when_it_is_ready_and_stopped_with_its_tree() {
     assert!(matches!(lab.services.wait("web", ServiceAwaited::Ended).await, Answer::Done));
     lab.running("web", RestartPolicy::No).await;
     assert_eq!(lab.printed("web"), b"");
+    let logs = std::fs::read_dir(lab.services.shared.places.services(lab.id)).unwrap();
+    assert_eq!(logs.count(), 1, "the log of the one before is there still");
 }
 
 #[tokio::test]

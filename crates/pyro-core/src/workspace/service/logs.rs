@@ -190,7 +190,7 @@ impl ServiceFollow<'_> {
                     let request = Request::WaitServiceLog { name: self.name.clone(), seen: self.seen };
                     patient(link.ask_patiently(&request).await)?;
                 }
-                None => self.pyro.settle_machine(self.id).await?,
+                None => self.pyro.settle_service(self.id).await?,
             }
         }
     }
