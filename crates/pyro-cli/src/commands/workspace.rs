@@ -11,6 +11,7 @@ mod fork;
 mod list;
 mod logs;
 mod patch;
+mod ports;
 mod reset;
 mod service;
 mod shell;
@@ -67,6 +68,7 @@ enum WorkspaceCommand {
     Fork(fork::Fork),
     Disk(disk::Disk),
     Service(service::Service),
+    Ports(ports::Ports),
     Wait(wait::Wait),
     Delete(delete::Delete),
 }
@@ -94,6 +96,7 @@ impl Workspace {
             WorkspaceCommand::Fork(command) => command.run(),
             WorkspaceCommand::Disk(command) => command.run(),
             WorkspaceCommand::Service(command) => command.run(),
+            WorkspaceCommand::Ports(command) => command.run(),
             WorkspaceCommand::Wait(command) => command.run(),
             WorkspaceCommand::Delete(command) => command.run(),
         }

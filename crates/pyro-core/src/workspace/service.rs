@@ -7,7 +7,7 @@ mod views;
 
 pub use crate::services::PublishedPort;
 pub use logs::{LogTail, ServiceFollow, ServiceLogs};
-pub use views::{ServiceUsage, ServiceView, Services, WaitedService};
+pub use views::{Ports, ServicePort, ServiceUsage, ServiceView, Services, WaitedService};
 
 use super::commands::check_size;
 use super::exec::{Prepared, WorkspaceCommand};
@@ -109,6 +109,18 @@ impl Pyro {
         let running_count =
             services.iter().filter(|service| service.state == ServiceState::Running.as_str()).count();
         Ok(Services { workspace_id: id.to_string(), count: services.len(), running_count, services })
+    }
+
+    /// The ports of this machine that lead to services of a workspace now.
+    pub fn ports(&self, address: &str) -> Result<Ports, WorkspaceError> {
+        let id = self.resolve(address)?;
+        let mut ports = Vec::new();
+        for record in self.store.services(id)? {
+            let ServiceView { service_name, published_ports, .. } = views::view(record)?;
+            let of_service = |port| ServicePort { service_name: service_name.clone(), port };
+            ports.extend(published_ports.into_iter().map(of_service));
+        }
+        Ok(Ports { workspace_id: id.to_string(), count: ports.len(), ports })
     }
 
     /// One service, with what it uses now.

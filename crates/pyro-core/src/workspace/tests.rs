@@ -1,6 +1,7 @@
 use super::{
-    Awaited, CommandFollow, CreateWorkspace, ExportOptions, ForkWorkspace, KillSignal, Pyro, Repair,
-    SeedFilter, WorkspaceCommand, WorkspaceExec,
+    AttachInput, AttachOutput, AttachRestore, Awaited, CommandFollow, CreateWorkspace, ExportOptions,
+    ForkWorkspace, KillSignal, LogTail, Newline, OpenShell, Pyro, ReadShell, Repair, SeedFilter,
+    ServiceFollow, ServiceRequest, ServiceUntil, WorkspaceCommand, WorkspaceExec,
 };
 use crate::environments::Silent;
 use std::collections::BTreeSet;
@@ -23,7 +24,9 @@ macro_rules! sendable {
 
 sendable! {
     |pyro: &Pyro, create: &CreateWorkspace, fork: &ForkWorkspace, command: &WorkspaceCommand,
-     exec: &WorkspaceExec<'_>, follow: &mut CommandFollow<'_>, path: &Path|
+     exec: &WorkspaceExec<'_>, follow: &mut CommandFollow<'_>, path: &Path, service: &ServiceRequest,
+     service_log: &mut ServiceFollow<'_>, open: &OpenShell, read: &ReadShell, input: &mut AttachInput,
+     screen: &mut AttachOutput, restore: AttachRestore|
     pyro.settle();
     pyro.create(create, Arc::new(Silent), &|_| ());
     pyro.fork("", fork);
@@ -58,6 +61,26 @@ sendable! {
     pyro.file_move("", "", "", false);
     pyro.patch_apply("", b"");
     pyro.fsck(Repair::No);
+    pyro.service_start("", service);
+    pyro.service_list("");
+    pyro.service_status("", "");
+    pyro.service_stop("", "");
+    pyro.service_restart("", "");
+    pyro.service_wait("", "", ServiceUntil::Ready, None);
+    pyro.service_logs("", "", LogTail::All);
+    pyro.service_follow("", "", LogTail::All);
+    service_log.next();
+    pyro.shell_open("", open);
+    pyro.shell_read("", "", read);
+    pyro.shell_write("", "", b"", Newline::Append);
+    pyro.shell_resize("", "", 1, 1);
+    pyro.shell_signal("", "", KillSignal::Int);
+    pyro.shell_close("", "");
+    pyro.shell_attach("", "", 1, 1);
+    input.write(b"");
+    input.resize(1, 1);
+    screen.next();
+    restore.bytes();
 }
 
 fn sources(directory: &Path) -> Vec<std::path::PathBuf> {

@@ -15,8 +15,8 @@ pub(super) use files::{
 };
 pub(super) use review::{diff_header, diff_stat, log_entry, summary};
 pub(super) use services::{
-    service_log_cut, service_log_heading, service_started, service_status, service_stopped, service_waited,
-    services_listed,
+    ports_listed, service_log_cut, service_log_heading, service_started, service_status, service_stopped,
+    service_waited, services_listed,
 };
 pub(super) use shells::{shell, shell_attached, shell_listed, shell_read};
 

@@ -75,6 +75,27 @@ pub struct Services {
     pub services: Vec<ServiceView>,
 }
 
+/// The ports of the host that lead to services of a workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ports {
+    /// The workspace.
+    pub workspace_id: String,
+    /// How many there are.
+    pub count: usize,
+    /// All of them, by service.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of the host, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServicePort {
+    /// The service.
+    pub service_name: String,
+    /// The port.
+    #[serde(flatten)]
+    pub port: PublishedPort,
+}
+
 /// A service that was waited for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WaitedService {

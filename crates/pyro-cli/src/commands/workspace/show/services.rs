@@ -2,7 +2,7 @@
 
 use crate::output::{printable, yes_no};
 use pyro_core::services::Readiness;
-use pyro_core::workspace::{EXECUTION_MODE, ServiceLogs, ServiceView, Services, WaitedService};
+use pyro_core::workspace::{EXECUTION_MODE, Ports, ServiceLogs, ServiceView, Services, WaitedService};
 
 /// A service that was started, by `start` or `restart`.
 pub(in super::super) fn service_started(how: &str, service: &ServiceView) -> String {
@@ -17,6 +17,13 @@ pub(in super::super) fn service_started(how: &str, service: &ServiceView) -> Str
         service.state,
         printable(&service.cwd),
     )
+}
+
+/// The ports of a workspace, a line each.
+pub(in super::super) fn ports_listed(ports: &Ports) -> String {
+    let mut lines = vec![format!("Workspace: {}", ports.workspace_id), format!("Ports: {}", ports.count)];
+    lines.extend(ports.ports.iter().map(|port| format!("- {} service={}", port.port, port.service_name)));
+    lines.join("\n")
 }
 
 /// A service that was stopped.
