@@ -19,7 +19,9 @@ use crate::connection::{Connection, wait};
 use crate::console::say;
 use crate::exec::{Cgroups, Executor};
 use crate::forward::Forwarder;
-use crate::limits::{MAX_OPEN_FILES, MAX_OPEN_FILES_HARD, READ_ONLY_ATTEMPTS, ROOT_DISK_DEADLINE};
+use crate::limits::{
+    BACKLOG, FORWARD_BACKLOG, MAX_OPEN_FILES, MAX_OPEN_FILES_HARD, READ_ONLY_ATTEMPTS, ROOT_DISK_DEADLINE,
+};
 use crate::reaper::Reaper;
 use crate::secrets::Secrets;
 use crate::serve::Server;
@@ -242,7 +244,7 @@ fn serve(_set_up: ()) -> Result<std::convert::Infallible, BootError> {
     let secrets = Arc::new(Secrets::new(SECRETS));
     let server = Arc::new(Server::new(Executor { reaper, cgroups: Some(cgroups), secrets }, staging));
     start_forwarder().step("take streams to ports")?;
-    let listener = sys::listen(pyro_agent::wire::AGENT_PORT).step("listen on vsock")?;
+    let listener = sys::listen(pyro_agent::wire::AGENT_PORT, BACKLOG).step("listen on vsock")?;
     // Held for as long as the agent lives: its end tells the host that the guest is gone.
     let _ready = announce();
     server.accept_all(&listener)
@@ -250,7 +252,7 @@ fn serve(_set_up: ()) -> Result<std::convert::Infallible, BootError> {
 
 /// Only the host is served, as everywhere.
 fn start_forwarder() -> io::Result<()> {
-    let listener = sys::listen(FORWARD_PORT)?;
+    let listener = sys::listen(FORWARD_PORT, FORWARD_BACKLOG)?;
     rustix::io::ioctl_fionbio(&listener, true)?;
     let forwarder = Forwarder::new()?;
     let accept = {

@@ -26,6 +26,8 @@ pub(crate) const ROOT_DISK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Streams to ports of the guest at a time: a thousand, which load tests use, and some that are ending.
 pub(crate) const MAX_FORWARDS: usize = 1100;
+/// Streams that come in a burst, as all of a load test's do: as many as there may be.
+pub(crate) const FORWARD_BACKLOG: i32 = MAX_FORWARDS as i32;
 /// Bytes of one direction of a stream that are under way here.
 pub(crate) const FORWARD_BUFFER_BYTES: usize = 64 << 10;
 /// What one direction moves before the others get their turn.

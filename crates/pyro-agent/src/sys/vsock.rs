@@ -1,8 +1,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::limits::BACKLOG;
-
 /// The context id of the host.
 pub(crate) const HOST_CID: u32 = libc::VMADDR_CID_HOST;
 
@@ -36,14 +34,14 @@ fn checked(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Listens on a vsock port.
-pub(crate) fn listen(port: u32) -> io::Result<OwnedFd> {
+/// Listens on a vsock port; the kernel holds this many connections until they are accepted, and refuses more.
+pub(crate) fn listen(port: u32, backlog: i32) -> io::Result<OwnedFd> {
     let socket = socket()?;
     let address = address(libc::VMADDR_CID_ANY, port);
     // SAFETY: `address` is a whole sockaddr_vm of the given length and lives through the call.
     checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), ADDRESS_BYTES) })?;
     // SAFETY: no pointer is passed.
-    checked(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    checked(unsafe { libc::listen(socket.as_raw_fd(), backlog) })?;
     Ok(socket)
 }
 
