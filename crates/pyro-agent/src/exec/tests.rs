@@ -435,7 +435,8 @@ fn redacted_output_larger_than_every_buffer_arrives_whole() {
 #[test]
 fn an_echo_does_not_wait_for_the_next_letter_of_what_may_be_a_secret() {
     let (_home, secrets) = with_secrets(&[("TOKEN", "hunter2")]);
-    let mut request = shell("stty -echo; printf ready; head -c 1 > /dev/null; printf hu; read x; printf 'nter2.'");
+    let mut request =
+        shell("stty -echo; printf ready; head -c 1 > /dev/null; printf hu; read x; printf 'nter2.'");
     request.tty = Some(TtySize { cols: 80, rows: 24 });
     request.stdin = true;
     request.secret_env = vec![("TOKEN".into(), "X".into())];
