@@ -449,3 +449,20 @@ fn redacted_output_larger_than_every_buffer_arrives_whole() {
     let wanted: String = (0..20000).map(|i| format!("{i}\n").replace("17", "[REDACTED]")).collect();
     assert!(result.stdout == wanted.as_bytes(), "{} bytes", result.stdout.len());
 }
+
+#[test]
+fn an_echo_does_not_wait_for_the_next_letter_of_what_may_be_a_secret() {
+    let (_home, secrets) = with_secrets(&[("TOKEN", "hunter2")]);
+    let mut request =
+        shell("stty -echo; printf ready; head -c 1 > /dev/null; printf hu; read x; printf 'nter2.'");
+    request.tty = Some(TtySize { cols: 80, rows: 24 });
+    request.stdin = true;
+    request.secret_env = vec![("TOKEN".into(), "X".into())];
+    let mut host = Host::start_with(request, None, secrets);
+    assert_eq!(text(&host.until(FrameKind::Stdout)), "ready");
+    host.send(FrameKind::Stdin, b"\n");
+    // Nothing else comes before the rest is asked for.
+    assert_eq!(text(&host.until(FrameKind::Stdout)), "hu");
+    host.send(FrameKind::Stdin, b"\n");
+    assert_eq!(text(&host.finish().stdout), "[REDACTED].");
+}
