@@ -119,7 +119,7 @@ impl Pyro {
         let mut view = self.service_view(record)?;
         if let (Some(pid), Some(link)) = (pid, self.link(id)?) {
             // It may end at this moment, and its machine too.
-            let usage = async { Some(guest::usage(link.agent().await.ok()?, pid).await.ok()?) };
+            let usage = async { guest::usage(link.agent().await.ok()?, pid).await.ok() };
             let usage = tokio::time::timeout(SUPERVISOR_DEADLINE, usage).await.ok().flatten();
             view.usage = usage.map(views::usage);
         }
