@@ -35,7 +35,7 @@ fn a_database_of_a_newer_pyro_is_refused_and_left_alone() {
     fixture.sql("PRAGMA user_version = 99");
     let error = StateStore::open(fixture.path()).unwrap_err();
     let path = fixture.path().display();
-    let wanted = format!("the state database {path} has version 99, this pyro knows versions up to 1");
+    let wanted = format!("the state database {path} has version 99, this pyro knows versions up to 2");
     assert_eq!(error.to_string(), wanted);
     let problem = error.explain();
     assert_eq!((problem.code.as_ref(), problem.blame), ("state_too_new", Blame::Host));
