@@ -131,7 +131,7 @@ impl Pyro {
         let mut view = self.service_view(record)?;
         if let (Some(pid), Some(link)) = (pid, self.link(id)?) {
             // It may end at this moment, and its machine too.
-            let usage = async { Some(guest::usage(link.agent().await.ok()?, pid).await.ok()?) };
+            let usage = async { guest::usage(link.agent().await.ok()?, pid).await.ok() };
             let usage = tokio::time::timeout(SUPERVISOR_DEADLINE, usage).await.ok().flatten();
             view.usage = usage.map(views::usage);
         }
@@ -335,4 +335,42 @@ fn absolute(cwd: &str) -> String {
     let path = Path::new(super::WORKSPACE_PATH).join(cwd);
     let path: std::path::PathBuf = path.components().collect();
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_send<T: Send>(_: &T) {}
+
+    /// Never called: that it compiles is what counts.
+    #[allow(dead_code, reason = "compiled, not run")]
+    fn a_server_of_many_threads_can_use_all_of_it(pyro: &Pyro, request: &ServiceRequest) {
+        is_send(&pyro.service_start("w", request));
+        is_send(&pyro.service_list("w"));
+        is_send(&pyro.service_status("w", "web"));
+        is_send(&pyro.service_stop("w", "web"));
+        is_send(&pyro.service_restart("w", "web"));
+        is_send(&pyro.service_wait("w", "web", ServiceUntil::Ready, None));
+        is_send(&pyro.service_logs("w", "web", LogTail::All));
+        is_send(&async {
+            let mut follow = pyro.service_follow("w", "web", LogTail::All).await?;
+            follow.next().await
+        });
+    }
+
+    #[test]
+    fn a_directory_is_absolute_or_in_the_workspace() {
+        assert_eq!(absolute("src/./x"), "/workspace/src/x");
+        assert_eq!(absolute("/opt/"), "/opt");
+        assert_eq!(absolute(""), "/workspace");
+    }
+
+    #[test]
+    fn only_files_of_the_workspace_tell_readiness() {
+        let file = |path: &str| located(&Readiness::File { path: path.to_owned() });
+        assert_eq!(file(".ready").unwrap(), Readiness::File { path: "/workspace/.ready".to_owned() });
+        assert!(matches!(file("/etc/passwd"), Err(WorkspaceError::Outside(_))));
+        assert!(matches!(file(""), Err(WorkspaceError::Service(_))));
+    }
 }
