@@ -79,6 +79,8 @@ pub const MAX_ANSWER_ADDRESSES: usize = 16;
 pub const ANSWER_TTL_S: u32 = 60;
 /// How long one question may wait for the host's resolver.
 pub const RESOLVE: Duration = Duration::from_secs(15);
+/// Questions that wait for one of these threads.
+pub const MAX_QUESTIONS_WAITING: usize = 256;
 /// Threads that wait for the host's resolver.
 pub const RESOLVER_THREADS: usize = 8;
 /// Names given an address of their own in a machine's life.

@@ -217,7 +217,7 @@ impl Stack {
                 withheld = withheld.or(Some((*address, is_hosts)));
             }
         }
-        for address in told.iter().take(limits::MAX_PINNED_NAMES * 4) {
+        for address in told.iter().take(2 * limits::MAX_ANSWER_ADDRESSES) {
             self.pinned.pin(*address, name);
         }
         if told.is_empty()
