@@ -40,6 +40,8 @@ pub const LINK_BUFFER_BYTES: usize = 4 << 20;
 pub const LINK_BACKLOG: usize = 64;
 /// Packets taken from the link before anything else gets its turn.
 pub const LINK_BURST: usize = 64;
+/// Their bytes: half of a connection's ring, so that a sender finds room before it has filled the other half.
+pub const LINK_BURST_BYTES: usize = 256 << 10;
 
 /// Bytes of each direction's buffer of a connection while there are few: two super-packets in flight in each of
 /// four steps. Memory is touched only where data waits.

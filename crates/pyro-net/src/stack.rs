@@ -256,9 +256,16 @@ impl Stack {
         self.link.flush();
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut turn = Turn::On;
+        let mut taken_bytes = 0;
         for _ in 0..limits::LINK_BURST {
+            if taken_bytes >= limits::LINK_BURST_BYTES {
+                break;
+            }
             match self.link.receive(&mut buffer)? {
-                Received::Packet(length) => self.take_packet(&buffer[..length]),
+                Received::Packet(length) => {
+                    taken_bytes += length;
+                    self.take_packet(&buffer[..length]);
+                }
                 Received::Nothing => break,
                 Received::End => {
                     turn = Turn::Over;
