@@ -77,9 +77,22 @@ impl fmt::Display for End {
     }
 }
 
-/// The record of one flow: one line of a log.
+/// What a record is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// A flow.
+    #[default]
+    Flow,
+    /// A question for a name that was not answered.
+    Name,
+}
+
+/// The record of one flow, or of a name that was not told: one line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowEvent {
+    /// What it is about.
+    pub subject: Subject,
     /// When it began, in milliseconds of Unix time.
     pub started_ms: u64,
     /// When it ended.
