@@ -17,7 +17,7 @@ mod table;
 mod tcp;
 mod timers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -111,7 +111,7 @@ pub struct Stack {
     keys: HashMap<FlowKey, FlowId>,
     timers: Timers,
     dirty: VecDeque<FlowId>,
-    blocked: Vec<FlowId>,
+    blocked: BTreeSet<FlowId>,
     lookups: Lookups,
     pinned: Pinned,
     synthetic: Synthetic,
@@ -160,7 +160,7 @@ impl Stack {
             keys: HashMap::new(),
             timers: Timers::default(),
             dirty: VecDeque::new(),
-            blocked: Vec::new(),
+            blocked: BTreeSet::new(),
             lookups: Lookups::default(),
             pinned: Pinned::default(),
             synthetic: Synthetic::default(),
@@ -372,6 +372,7 @@ impl Stack {
         self.set_deadline(id, None);
         let Some(flow) = self.flows.remove(id) else { return };
         self.keys.remove(&flow.key);
+        self.blocked.remove(&id);
         if let Carrier::Tcp(connection) = &flow.carrier {
             self.tcp_flows -= 1;
             self.half_open -= u32::from(connection.is_half_open());

@@ -274,3 +274,25 @@ fn segments_of_any_size_are_cut_to_what_the_guest_takes() {
         }
     }
 }
+
+#[test]
+fn servers_that_flood_a_guest_that_takes_nothing_fill_their_own_sockets() {
+    let _turn = my_turn();
+    let mut lab = lab();
+    lab.send(&guest::framed(&guest::udp(2000, "1.2.3.4:9", b"x")));
+    lab.turn();
+    // The link is full before the flood.
+    while lab.stack.counters().lost == 0 {
+        lab.send(&guest::framed(&guest::tcp(3000, "1.2.3.4:81", 1, ACK)));
+        lab.turn();
+    }
+    let before = resident_bytes();
+    let mut taken = 0;
+    for _ in 0..200_000 {
+        taken += usize::from(lab.host.push_datagram(0, &[7; 100]));
+        lab.turn();
+    }
+    assert!(taken < 10_000, "{taken} datagrams were taken from the socket");
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 4 << 20, "{grown}");
+}

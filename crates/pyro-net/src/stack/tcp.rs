@@ -235,7 +235,7 @@ impl Stack {
             _ if now >= idle_at => self.break_off(id, End::Idle),
             Pumped::Again => self.mark_dirty(id),
             Pumped::Blocked => {
-                self.blocked.push(id);
+                self.blocked.insert(id);
                 self.set_deadline(id, Some(idle_at));
             }
             Pumped::Until(at) => self.set_deadline(id, Some(at.map_or(idle_at, |at| at.min(idle_at)))),
