@@ -43,6 +43,8 @@ pub enum End {
     TimedOut,
     /// Silent for too long.
     Idle,
+    /// Others needed its memory, and it was silent for longest.
+    Crowded,
     /// The host cannot carry it.
     Unsupported,
     /// A narrower policy came into force.
@@ -70,6 +72,7 @@ impl fmt::Display for End {
             Self::NoSuchName => "the name has no address",
             Self::TimedOut => "timed out",
             Self::Idle => "idle for too long",
+            Self::Crowded => "ended to make room for other connections",
             Self::Unsupported => "not supported by the host",
             Self::PolicyChanged => "ended by a changed policy",
             Self::MachineEnded => "ended with the machine",

@@ -82,6 +82,8 @@ struct Flow {
     carrier: Carrier,
     is_dirty: bool,
     deadline: Option<Duration>,
+    /// What of `Stack::rings_bytes` is its own.
+    touched_bytes: usize,
 }
 
 /// What a stack has seen, for tests and diagnosis.
@@ -123,6 +125,8 @@ pub struct Stack {
     seed: u64,
     identification: u16,
     tcp_flows: u32,
+    /// Memory that the rings of all connections may have taken.
+    rings_bytes: usize,
     half_open: u32,
     new_flows: Bucket,
     replies: Bucket,
@@ -171,6 +175,7 @@ impl Stack {
             seed: setup.seed,
             identification: 0,
             tcp_flows: 0,
+            rings_bytes: 0,
             half_open: 0,
             counters: Counters::default(),
         })
@@ -362,7 +367,14 @@ impl Stack {
 
     fn add_flow(&mut self, key: FlowKey, record: Record, carrier: Carrier) -> FlowId {
         self.tcp_flows += u32::from(matches!(carrier, Carrier::Tcp(_)));
-        let id = self.flows.insert(Flow { key, record, carrier, is_dirty: false, deadline: None });
+        let id = self.flows.insert(Flow {
+            key,
+            record,
+            carrier,
+            is_dirty: false,
+            deadline: None,
+            touched_bytes: 0,
+        });
         self.keys.insert(key, id);
         id
     }
@@ -373,6 +385,7 @@ impl Stack {
         let Some(flow) = self.flows.remove(id) else { return };
         self.keys.remove(&flow.key);
         self.blocked.remove(&id);
+        self.rings_bytes -= flow.touched_bytes;
         if let Carrier::Tcp(connection) = &flow.carrier {
             self.tcp_flows -= 1;
             self.half_open -= u32::from(connection.is_half_open());

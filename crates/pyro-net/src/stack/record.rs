@@ -101,6 +101,7 @@ fn verdict(end: End) -> Verdict {
         | End::NoSuchName
         | End::TimedOut
         | End::Idle
+        | End::Crowded
         | End::Unsupported
         | End::MachineEnded => Verdict::Allow,
     }
