@@ -2,6 +2,7 @@
 
 mod bare_boot;
 mod clock;
+mod network;
 mod services;
 mod shells;
 mod table;
@@ -16,7 +17,7 @@ use crate::{env, guest, output, programs, root, setup, steps};
 use clock::{Timing, time_command};
 use table::{Bound, Table};
 
-/// Measure start-up, boot, disk, vsock, image and workspace figures, and print them beside their targets
+/// Measure start-up, boot, disk, vsock, image, workspace and network figures, and print them beside their targets
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// How often each command is timed; workspaces have a number of their own
@@ -46,6 +47,8 @@ enum Part {
     Shells,
     /// Services: start, stop, and what goes into a log
     Services,
+    /// The network stack beside pasta; as root
+    Network,
 }
 
 impl Arguments {
@@ -61,13 +64,20 @@ const STREAM_BYTES: u64 = 256 << 20;
 /// Measures everything. A figure that misses its target is marked, and is no failure: machines differ.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run(&setup::Arguments::default())?;
+    let mut table = Table::new(machine());
+    if arguments.wants(Part::Network) {
+        network::measure(&mut table)?;
+    }
+    if arguments.only == [Part::Network] {
+        table.lines().iter().for_each(|line| output::line(line));
+        return Ok(());
+    }
     let pyro = programs::release()?;
     let bundle = guest::build(&guest::Arguments::default())?.directory;
     env::ensure("debian:12")?;
     let place = root::target().join("bench");
     std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
 
-    let mut table = Table::new(machine());
     if arguments.wants(Part::Version) {
         version(&pyro, arguments.runs, &place, &mut table)?;
     }

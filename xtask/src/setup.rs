@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libssl-dev", "kernel build"),
     ("linux-source-6.12", "the guest kernel's source"),
     ("mmdebstrap", "makes the environments' file systems"),
+    ("passt", "benchmarks: pasta beside the network stack"),
     ("qemu-system-x86", "the emulated engine's processors"),
     ("time", "benchmarks: peak memory"),
     ("uidmap", "mmdebstrap without root"),

@@ -43,6 +43,8 @@ pub enum End {
     TimedOut,
     /// Silent for too long.
     Idle,
+    /// Others needed its memory, and it was silent for longest.
+    Crowded,
     /// The host cannot carry it.
     Unsupported,
     /// A narrower policy came into force.
@@ -70,6 +72,7 @@ impl fmt::Display for End {
             Self::NoSuchName => "the name has no address",
             Self::TimedOut => "timed out",
             Self::Idle => "idle for too long",
+            Self::Crowded => "ended to make room for other connections",
             Self::Unsupported => "not supported by the host",
             Self::PolicyChanged => "ended by a changed policy",
             Self::MachineEnded => "ended with the machine",
@@ -77,9 +80,22 @@ impl fmt::Display for End {
     }
 }
 
-/// The record of one flow: one line of a log.
+/// What a record is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// A flow.
+    #[default]
+    Flow,
+    /// A question for a name that was not answered.
+    Name,
+}
+
+/// The record of one flow, or of a name that was not told: one line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowEvent {
+    /// What it is about.
+    pub subject: Subject,
     /// When it began, in milliseconds of Unix time.
     pub started_ms: u64,
     /// When it ended.

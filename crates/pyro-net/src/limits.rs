@@ -40,15 +40,16 @@ pub const LINK_BUFFER_BYTES: usize = 4 << 20;
 pub const LINK_BACKLOG: usize = 64;
 /// Packets taken from the link before anything else gets its turn.
 pub const LINK_BURST: usize = 64;
+/// Their bytes: half of a connection's ring, so that a sender finds room before it has filled the other half.
+pub const LINK_BURST_BYTES: usize = 256 << 10;
 
-/// Bytes of each direction's buffer of a connection while there are few: two super-packets in flight in each of
-/// four steps. Memory is touched only where data waits.
-pub const BUFFER_BYTES: usize = 512 << 10;
-/// How many connections get such buffers; together with the small ones a machine holds below 320 MiB, when its
-/// guest and every server conspire.
-pub const LARGE_BUFFER_FLOWS: usize = 128;
-/// Bytes of each direction's buffer beyond.
-pub const SMALL_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of each direction's ring of a connection: super-packets in flight in each of several steps. Memory is taken
+/// only where data was.
+pub const RING_BYTES: usize = 512 << 10;
+/// What the rings of a machine may take together: hundreds of connections that moved much, any number that did not.
+pub const RINGS_BYTES: usize = 256 << 20;
+/// A connection that took less is not worth ending to make room.
+pub const CROWDING_BYTES: usize = 32 << 10;
 /// Bytes that one connection may move in each direction before others get their turn.
 pub const PUMP_BYTES: usize = 512 << 10;
 
@@ -79,6 +80,8 @@ pub const MAX_ANSWER_ADDRESSES: usize = 16;
 pub const ANSWER_TTL_S: u32 = 60;
 /// How long one question may wait for the host's resolver.
 pub const RESOLVE: Duration = Duration::from_secs(15);
+/// Questions that wait for one of these threads.
+pub const MAX_QUESTIONS_WAITING: usize = 256;
 /// Threads that wait for the host's resolver.
 pub const RESOLVER_THREADS: usize = 8;
 /// Names given an address of their own in a machine's life.

@@ -116,3 +116,59 @@ fn run(mut stack: Stack, orders: &Orders) {
     }
     stack.end();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialer::HostDialer;
+    use crate::dns::HostResolver;
+    use crate::event::FlowEvent;
+    use crate::guest;
+    use crate::policy::Mode;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+
+    fn start() -> (Network, OwnedFd) {
+        let (link, cable) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let resolver = Box::new(HostResolver::new().unwrap());
+        let sink = Box::new(|_: FlowEvent| ());
+        let network =
+            Network::start(Policy::of(Mode::Egress), link, Box::new(HostDialer), resolver, sink).unwrap();
+        (network, cable)
+    }
+
+    fn wait_for_input(cable: &OwnedFd) {
+        let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(cable, PollFlags::IN)], Some(&limit)).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_running_network_answers_and_its_end_ends_the_link() {
+        let (network, cable) = start();
+        let mut question = vec![0; 12];
+        question.extend([0xff; 6]);
+        question.extend(guest::GUEST_MAC);
+        question.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        question.extend(guest::GUEST_MAC);
+        question.extend(guest::GUEST_V4.octets());
+        question.extend([0; 6]);
+        question.extend(guest::GATEWAY_V4.octets());
+        send(&cable, &question, SendFlags::empty()).unwrap();
+        wait_for_input(&cable);
+        let mut answer = [0; 100];
+        assert_eq!(recv(&cable, &mut answer, RecvFlags::empty()).unwrap().1, 12 + 14 + 28);
+        assert!(network.is_running());
+        network.set_policy(Policy::of(Mode::Off));
+        drop(network);
+        assert_eq!(recv(&cable, &mut answer, RecvFlags::empty()).unwrap().1, 0);
+    }
+
+    #[test]
+    fn the_end_of_the_link_ends_the_network() {
+        let (mut network, cable) = start();
+        drop(cable);
+        network.thread.take().unwrap().join().unwrap();
+        assert!(!network.is_running());
+    }
+}

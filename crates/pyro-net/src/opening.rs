@@ -1,6 +1,7 @@
 //! For whom a connection says it is: the server name of a TLS hello, the host of an HTTP request.
 //!
-//! Only the first bytes are looked at, and nothing passes before they agree with the name that was allowed.
+//! Only the first bytes are looked at, and nothing passes before they agree with the name that was allowed. A later
+//! request of the same HTTP connection may name another host; it goes to the allowed name's server all the same.
 
 use crate::limits;
 use crate::packet::u16_at;

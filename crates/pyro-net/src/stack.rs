@@ -17,7 +17,7 @@ mod table;
 mod tcp;
 mod timers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -82,6 +82,8 @@ struct Flow {
     carrier: Carrier,
     is_dirty: bool,
     deadline: Option<Duration>,
+    /// What of `Stack::rings_bytes` is its own.
+    touched_bytes: usize,
 }
 
 /// What a stack has seen, for tests and diagnosis.
@@ -111,7 +113,7 @@ pub struct Stack {
     keys: HashMap<FlowKey, FlowId>,
     timers: Timers,
     dirty: VecDeque<FlowId>,
-    blocked: Vec<FlowId>,
+    blocked: BTreeSet<FlowId>,
     lookups: Lookups,
     pinned: Pinned,
     synthetic: Synthetic,
@@ -123,6 +125,8 @@ pub struct Stack {
     seed: u64,
     identification: u16,
     tcp_flows: u32,
+    /// Memory that the rings of all connections may have taken.
+    rings_bytes: usize,
     half_open: u32,
     new_flows: Bucket,
     replies: Bucket,
@@ -160,7 +164,7 @@ impl Stack {
             keys: HashMap::new(),
             timers: Timers::default(),
             dirty: VecDeque::new(),
-            blocked: Vec::new(),
+            blocked: BTreeSet::new(),
             lookups: Lookups::default(),
             pinned: Pinned::default(),
             synthetic: Synthetic::default(),
@@ -171,6 +175,7 @@ impl Stack {
             seed: setup.seed,
             identification: 0,
             tcp_flows: 0,
+            rings_bytes: 0,
             half_open: 0,
             counters: Counters::default(),
         })
@@ -256,9 +261,16 @@ impl Stack {
         self.link.flush();
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut turn = Turn::On;
+        let mut taken_bytes = 0;
         for _ in 0..limits::LINK_BURST {
+            if taken_bytes >= limits::LINK_BURST_BYTES {
+                break;
+            }
             match self.link.receive(&mut buffer)? {
-                Received::Packet(length) => self.take_packet(&buffer[..length]),
+                Received::Packet(length) => {
+                    taken_bytes += length;
+                    self.take_packet(&buffer[..length]);
+                }
                 Received::Nothing => break,
                 Received::End => {
                     turn = Turn::Over;
@@ -355,7 +367,14 @@ impl Stack {
 
     fn add_flow(&mut self, key: FlowKey, record: Record, carrier: Carrier) -> FlowId {
         self.tcp_flows += u32::from(matches!(carrier, Carrier::Tcp(_)));
-        let id = self.flows.insert(Flow { key, record, carrier, is_dirty: false, deadline: None });
+        let id = self.flows.insert(Flow {
+            key,
+            record,
+            carrier,
+            is_dirty: false,
+            deadline: None,
+            touched_bytes: 0,
+        });
         self.keys.insert(key, id);
         id
     }
@@ -365,6 +384,8 @@ impl Stack {
         self.set_deadline(id, None);
         let Some(flow) = self.flows.remove(id) else { return };
         self.keys.remove(&flow.key);
+        self.blocked.remove(&id);
+        self.rings_bytes -= flow.touched_bytes;
         if let Carrier::Tcp(connection) = &flow.carrier {
             self.tcp_flows -= 1;
             self.half_open -= u32::from(connection.is_half_open());

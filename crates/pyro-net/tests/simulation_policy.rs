@@ -10,7 +10,7 @@ use lab::{Lab, Script, at, guest, pattern, seconds};
 use pyro_net::dns::{Question, RecordKind};
 use pyro_net::guest::{GATEWAY_V4, GATEWAY_V6, NAMES_V4};
 use pyro_net::policy::{Limits, Reason, Verdict};
-use pyro_net::{End, Mode, Policy};
+use pyro_net::{End, Mode, Policy, Subject};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -115,7 +115,12 @@ fn answers_hold_what_may_be_reached_and_nothing_else() {
 
     assert_eq!(ask(&mut lab, "rebind.example", RecordKind::A), (3, vec![]));
     let event = lab.event();
-    assert_eq!(event.names[0].as_str(), "rebind.example");
+    assert_eq!((event.subject, event.names[0].as_str()), (Subject::Name, "rebind.example"));
+    assert_eq!(
+        event.text,
+        "the name rebind.example (127.0.0.1): denied: its address is not public (loopback); \
+         the smallest rule that would allow it is 127.0.0.1"
+    );
     assert_eq!(event.smallest_rule_that_would_allow.unwrap().to_string(), "127.0.0.1");
 
     assert_eq!(ask(&mut lab, "bad.example", RecordKind::A), (3, vec![]));

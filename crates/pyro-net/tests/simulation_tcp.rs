@@ -303,3 +303,16 @@ fn a_narrower_policy_ends_what_it_denies_and_nothing_else() {
     lab.run(seconds(5), |lab| lab.guest.state(denied) == State::Closed);
     assert_eq!((lab.event().end, lab.guest.state(kept)), (End::PolicyChanged, State::Established));
 }
+
+#[test]
+fn downloads_of_both_families_come_in_super_packets() {
+    for (to, kind) in [(V4, 1), (V6, 4)] {
+        let mut lab = lab(16);
+        lab.host.serve(to, Script::Send(pattern(400_000, 1)));
+        let mut flow = Exchange::new(&mut lab, to, Vec::new());
+        lab.run(seconds(60), |lab| flow.step(lab));
+        assert!(flow.got == pattern(400_000, 1));
+        let largest = lab.seen.iter().filter(|message| message[1] == kind).map(Vec::len).max().unwrap();
+        assert!(largest > 20_000, "{to}: {largest}");
+    }
+}

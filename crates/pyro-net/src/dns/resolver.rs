@@ -75,6 +75,12 @@ impl HostResolver {
 impl Resolver for HostResolver {
     fn ask(&mut self, ticket: Ticket, name: &Name) {
         let mut state = self.shared.state();
+        if state.questions.len() >= limits::MAX_QUESTIONS_WAITING {
+            // The host's resolver hangs; whoever asked has long given up on those that wait.
+            state.answers.push_back((ticket, Err(ResolveError::Failed)));
+            let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
+            return;
+        }
         state.questions.push_back((ticket, name.clone()));
         if state.idle < state.questions.len() && self.threads < limits::RESOLVER_THREADS {
             let shared = Arc::clone(&self.shared);

@@ -65,6 +65,9 @@ pub(super) struct Connection {
     /// Nothing passes to the server before the first bytes agree with this.
     pub(super) opening: Option<(Expected, Name)>,
     is_reset_by_guest: bool,
+    ring_bytes: usize,
+    /// Bytes that were ever put into the rings, from the guest and for it: more pages than these were never touched.
+    put: [usize; 2],
     /// Since when the guest owes an answer, if it does. The TCP stack's own time limit ends idle connections too.
     unanswered_since: Option<Duration>,
 }
@@ -107,6 +110,8 @@ impl Connection {
             upstream: Upstream::None,
             opening: None,
             is_reset_by_guest: false,
+            ring_bytes: buffer_bytes,
+            put: [0; 2],
             unanswered_since: None,
         })
     }
@@ -116,6 +121,11 @@ impl Connection {
         self.phase != Phase::Open
     }
 
+    /// How much memory its rings may have taken.
+    pub(super) fn touched_bytes(&self) -> usize {
+        self.put[0] + self.put[1]
+    }
+
     fn socket(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.socket()
     }
@@ -123,6 +133,8 @@ impl Connection {
     /// Takes a packet of the guest's.
     pub(super) fn feed(&mut self, packet: &[u8], is_reset: bool, link: &mut Link, now: Duration) {
         let was_open = self.socket().is_open();
+        // Whatever of it is data: what comes out of order is put into the ring too.
+        self.put[0] = (self.put[0] + packet.len()).min(self.ring_bytes);
         self.unanswered_since = None;
         let segment_bytes = self.segment_bytes;
         let mut device = FlowDevice { link, inbound: Some(packet), segment_bytes, urgency: Urgency::Patient };
@@ -365,7 +377,10 @@ impl Connection {
             });
             match given {
                 Ok(Ok(0)) | Err(_) => break,
-                Ok(Ok(count)) => moved.to_guest += count,
+                Ok(Ok(count)) => {
+                    moved.to_guest += count;
+                    self.put[1] = (self.put[1] + count).min(self.ring_bytes);
+                }
                 Ok(Err(end)) => return Err(end),
             }
         }

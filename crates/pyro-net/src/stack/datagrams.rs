@@ -180,16 +180,16 @@ impl Stack {
     pub(super) fn pump_datagrams(&mut self, id: FlowId) {
         let mut buffer = std::mem::take(&mut self.buffer);
         for round in 0.. {
-            let is_done = self.receive_datagram(id, &mut buffer);
-            if is_done {
+            // What the link does not take waits in the socket, whose buffer is the kernel's.
+            if !self.link.is_clear() {
+                self.blocked.insert(id);
                 break;
             }
             if round >= limits::UDP_BURST {
                 self.mark_dirty(id);
                 break;
             }
-            if !self.link.is_clear() {
-                self.blocked.push(id);
+            if self.receive_datagram(id, &mut buffer) {
                 break;
             }
         }

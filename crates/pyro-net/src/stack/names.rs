@@ -9,7 +9,7 @@ use super::table::FlowId;
 use super::timers::Timer;
 use super::{FlowKey, Stack};
 use crate::dns::{Answer, Malformed, Question, RecordKind, ResolveError, Ticket};
-use crate::event::End;
+use crate::event::{End, Subject};
 use crate::limits;
 use crate::packet::emit;
 use crate::policy::{Decision, Flow as PolicyFlow, Mode, Name, Protocol};
@@ -128,7 +128,7 @@ impl Stack {
         decision: Decision,
         end: End,
     ) {
-        let mut record = Record::new(self.now);
+        let mut record = Record { subject: Subject::Name, ..Record::new(self.now) };
         record.names = vec![name];
         record.dialled = at.map(|address| (address, 0).into());
         record.decision = Some(decision);
@@ -162,7 +162,7 @@ impl Stack {
     fn refuse(&mut self, name: Name, waiter: Waiter) {
         match waiter {
             Waiter::Client(client, question) => {
-                let mut record = Record::new(self.now);
+                let mut record = Record { subject: Subject::Name, ..Record::new(self.now) };
                 record.names = vec![name];
                 self.recorder.flow_ended(client.key(), record, End::TooManyNames, self.now);
                 self.answer(client, &question, &Answer::Failed);
@@ -217,7 +217,7 @@ impl Stack {
                 withheld = withheld.or(Some((*address, is_hosts)));
             }
         }
-        for address in told.iter().take(limits::MAX_PINNED_NAMES * 4) {
+        for address in told.iter().take(2 * limits::MAX_ANSWER_ADDRESSES) {
             self.pinned.pin(*address, name);
         }
         if told.is_empty()

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::FlowKey;
 use super::bucket::Bucket;
-use crate::event::{End, EventSink, FlowEvent};
+use crate::event::{End, EventSink, FlowEvent, Subject};
 use crate::limits;
 use crate::policy::{Decision, Name, Reason, Verdict};
 
 /// What a flow's record will say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
+    pub(super) subject: Subject,
     pub(super) started: Duration,
     pub(super) names: Vec<Name>,
     pub(super) dialled: Option<SocketAddr>,
@@ -56,6 +57,7 @@ impl Recorder {
             None => (None, None, None),
         };
         self.sink.record(FlowEvent {
+            subject: record.subject,
             started_ms: self.unix_ms(record.started),
             ended_ms: self.unix_ms(now),
             protocol: key.protocol,
@@ -99,6 +101,7 @@ fn verdict(end: End) -> Verdict {
         | End::NoSuchName
         | End::TimedOut
         | End::Idle
+        | End::Crowded
         | End::Unsupported
         | End::MachineEnded => Verdict::Allow,
     }
@@ -106,9 +109,13 @@ fn verdict(end: End) -> Verdict {
 
 fn sentence(key: &FlowKey, record: &Record, end: End) -> String {
     let at = record.dialled.unwrap_or(key.destination);
-    let whom = match record.names.first() {
-        Some(name) => format!("{name} ({at})"),
-        None => at.to_string(),
+    // Neither a question nor echo has a port.
+    let place = if at.port() == 0 { at.ip().to_string() } else { at.to_string() };
+    let whom = match (record.subject, record.names.first()) {
+        (Subject::Name, Some(name)) if record.dialled.is_none() => format!("the name {name}"),
+        (Subject::Name, Some(name)) => format!("the name {name} ({place})"),
+        (Subject::Flow, Some(name)) => format!("{} to {name} ({place})", key.protocol),
+        (Subject::Flow | Subject::Name, None) => format!("{} to {place}", key.protocol),
     };
     let what = match (&record.decision, end) {
         (Some(decision), End::Denied) => decision.to_string(),
@@ -123,5 +130,5 @@ fn sentence(key: &FlowKey, record: &Record, end: End) -> String {
         }
         Some(_) | None => String::new(),
     };
-    format!("{} to {whom}: {what}{hint}", key.protocol)
+    format!("{whom}: {what}{hint}")
 }

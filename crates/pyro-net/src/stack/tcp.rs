@@ -30,6 +30,7 @@ impl Stack {
                 connection.feed(packet.bytes, head.is_set(TcpHead::RST), &mut self.link, self.now);
             }
             self.mark_dirty(id);
+            self.count_rings(id);
             return Ok(());
         }
         if head.is_set(TcpHead::RST) {
@@ -108,11 +109,15 @@ impl Stack {
         key: FlowKey,
         record: Record,
     ) -> Result<FlowId, ()> {
-        let is_few = (self.tcp_flows as usize) < limits::LARGE_BUFFER_FLOWS;
-        let buffer_bytes = if is_few { limits::BUFFER_BYTES } else { limits::SMALL_BUFFER_BYTES };
         self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let connection =
-            Connection::new(&key, head.segment_bytes, buffer_bytes, self.seed, &mut self.link, self.now);
+        let connection = Connection::new(
+            &key,
+            head.segment_bytes,
+            limits::RING_BYTES,
+            self.seed,
+            &mut self.link,
+            self.now,
+        );
         let Ok(mut connection) = connection else {
             self.recorder.flow_ended(&key, record, End::Unsupported, self.now);
             return Err(());
@@ -230,15 +235,41 @@ impl Stack {
         }
         let idle_at = record.last_active + idle;
         self.ask_for_stream(id);
+        self.count_rings(id);
         match pumped {
             Pumped::Over(end) => self.remove_flow(id, end),
             _ if now >= idle_at => self.break_off(id, End::Idle),
             Pumped::Again => self.mark_dirty(id),
             Pumped::Blocked => {
-                self.blocked.push(id);
+                self.blocked.insert(id);
                 self.set_deadline(id, Some(idle_at));
             }
             Pumped::Until(at) => self.set_deadline(id, Some(at.map_or(idle_at, |at| at.min(idle_at)))),
+        }
+    }
+
+    /// Counts what the rings of a connection may have taken, and makes room where all together have too much: those
+    /// that were silent for longest go, as idle connections do on any crowded router.
+    fn count_rings(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Carrier::Tcp(connection) = &flow.carrier else { return };
+        let touched = connection.touched_bytes();
+        self.rings_bytes += touched - flow.touched_bytes;
+        flow.touched_bytes = touched;
+        while self.rings_bytes > limits::RINGS_BYTES {
+            let mut oldest = None;
+            for other in self.flows.ids() {
+                let Some(flow) = self.flows.get_mut(other) else { continue };
+                let age = (flow.record.last_active, other);
+                if other != id
+                    && flow.touched_bytes >= limits::CROWDING_BYTES
+                    && oldest.is_none_or(|oldest| age < oldest)
+                {
+                    oldest = Some(age);
+                }
+            }
+            let Some((_, oldest)) = oldest else { return };
+            self.break_off(oldest, End::Crowded);
         }
     }
 

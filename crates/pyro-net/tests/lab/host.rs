@@ -119,6 +119,11 @@ impl Host {
         self.0.lock().unwrap().serving[index].script = script;
     }
 
+    /// Sends a datagram to the guest out of turn; whether its socket took it.
+    pub fn push_datagram(&self, index: usize, payload: &[u8]) -> bool {
+        send(&self.0.lock().unwrap().datagrams[index].1, payload, SendFlags::DONTWAIT).is_ok()
+    }
+
     pub fn step(&self) {
         let mut shared = self.0.lock().unwrap();
         for serving in &mut shared.serving {
