@@ -12,6 +12,7 @@ use crate::problem::{Explain, Problem};
 use crate::store::CommandKey;
 use pyro_vmm::Event;
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::process::{Resource, Rlimit};
 use std::io;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -24,6 +25,9 @@ pub fn serve_stdin() -> io::Result<()> {
     // A terminal's Ctrl-C is the client's to handle; the machine ends when the client says so or is gone.
     // A session of its own also keeps a closing terminal from killing the supervisor before it cleans up.
     let _ = rustix::process::setsid();
+    // A thousand connections to a published port take two descriptors each.
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(socket))
 }
