@@ -40,7 +40,7 @@ fn a_database_of_a_newer_pyro_is_refused_and_left_alone() {
     let problem = error.explain();
     assert_eq!((problem.code.as_ref(), problem.blame), ("state_too_new", Blame::Host));
     assert!(problem.hint.is_some());
-    fixture.sql("PRAGMA user_version = 1");
+    fixture.sql("PRAGMA user_version = 2");
     assert_eq!(fixture.again().list().unwrap().len(), 1);
 }
 
