@@ -13,6 +13,7 @@
 mod boot;
 mod client;
 mod detached;
+mod network;
 pub mod protocol;
 mod serve;
 mod services;

@@ -10,6 +10,7 @@ mod file;
 mod fork;
 mod list;
 mod logs;
+mod network;
 mod patch;
 mod reset;
 mod service;
@@ -67,6 +68,7 @@ enum WorkspaceCommand {
     Fork(fork::Fork),
     Disk(disk::Disk),
     Service(service::Service),
+    Network(network::Network),
     Wait(wait::Wait),
     Delete(delete::Delete),
 }
@@ -93,6 +95,7 @@ impl Workspace {
             WorkspaceCommand::Start(command) => command.run(),
             WorkspaceCommand::Fork(command) => command.run(),
             WorkspaceCommand::Disk(command) => command.run(),
+            WorkspaceCommand::Network(command) => command.run(),
             WorkspaceCommand::Service(command) => command.run(),
             WorkspaceCommand::Wait(command) => command.run(),
             WorkspaceCommand::Delete(command) => command.run(),
