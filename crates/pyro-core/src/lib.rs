@@ -16,6 +16,7 @@ pub mod guest;
 pub mod guest_bundle;
 pub mod limits;
 pub mod machine;
+pub mod network;
 mod packet;
 mod places;
 pub mod problem;

@@ -70,6 +70,16 @@ pub const BACKOFF: RangeInclusive<Duration> = Duration::from_millis(500)..=Durat
 pub const BACKOFF_RESET: Duration = Duration::from_secs(10);
 /// Bytes of one file of a service's log. Of each stream two are kept, the older one full.
 pub const LOG_FILE_BYTES: u64 = 16 << 20;
+/// Bytes of all network rules of a workspace together: they travel in one packet to its supervisor.
+pub const NETWORK_RULES_BYTES: usize = 96 << 10;
+/// Distinct denials that a machine's network remembers; commands look back to their own beginning.
+pub const REMEMBERED_DENIALS: usize = 256;
+/// Distinct denials that are told with a command's result.
+pub const TOLD_DENIALS: usize = 32;
+/// Flow records that wait to be written; the stack never waits for the disk.
+pub const FLOW_RECORDS_WAITING: usize = 1024;
+/// Addresses of a name that a check looks at.
+pub const CHECKED_ADDRESSES: usize = 32;
 /// Ports that one service publishes.
 pub const PUBLISHED_PORTS: usize = 64;
 /// A port of the host that a service is published on.

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::exec::{self, AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::guest_bundle::{BundleError, GuestBundle};
 use crate::limits::{self, BOOT_DEADLINE, OutOfRange, POWER_OFF_DEADLINE, SUPERVISOR_DEADLINE};
+use crate::network::{NetworkDenials, Policy};
 use crate::packet::{Packet, PacketSocket};
 use crate::places::CONTROL_SOCKET;
 use crate::problem::{Blame, Explain, Problem};
@@ -65,11 +66,13 @@ pub struct MachineRequest {
     pub disk_mib: Option<u64>,
     /// The engine; `None` takes the configured one.
     pub engine: Option<EngineChoice>,
+    /// What its guest may reach; without, it has no interface.
+    pub network: Option<Policy>,
 }
 
 impl Default for MachineRequest {
     fn default() -> Self {
-        Self { vcpu_count: 1, mem_mib: 1024, ttl_seconds: 600, disk_mib: None, engine: None }
+        Self { vcpu_count: 1, mem_mib: 1024, ttl_seconds: 600, disk_mib: None, engine: None, network: None }
     }
 }
 
@@ -239,6 +242,11 @@ impl Machine {
         self.link.why_disconnected().await
     }
 
+    /// What the guest was denied so far. Nothing where that cannot be told any more.
+    pub async fn network_denials(&self) -> NetworkDenials {
+        self.link.denials(0).await.unwrap_or_default()
+    }
+
     /// Ends the machine and returns when its supervisor is gone, and with it everything it owned.
     pub async fn stop(mut self) -> Result<(), MachineError> {
         // A supervisor that is gone already has stopped its machine.
@@ -273,6 +281,7 @@ pub(crate) fn start_request(
         vcpu_count: checked.vcpu_count,
         mem_mib: checked.mem_mib,
         disk,
+        network: request.network.clone(),
         state_dir: config.state_dir.clone(),
         life,
         fault: config.fault.clone(),
@@ -352,6 +361,14 @@ impl Link {
         }
     }
 
+    /// What the guest was denied since number `since`.
+    pub(crate) async fn denials(&self, since: u64) -> Result<NetworkDenials, MachineError> {
+        match self.ask(&Request::Denials { since }, SUPERVISOR_DEADLINE).await? {
+            Answer::Denials(denials) => Ok(denials),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// Ends the machine; returns when it has ended.
     pub(crate) async fn stop(&self, how: Stop) -> Result<(), MachineError> {
         match self.ask(&Request::Stop(how), POWER_OFF_DEADLINE + SUPERVISOR_DEADLINE).await {
@@ -398,6 +415,8 @@ pub(crate) fn unexpected(answer: Answer) -> MachineError {
         | Answer::Begun { .. }
         | Answer::Output { .. }
         | Answer::Shell(_)
+        | Answer::Updated { .. }
+        | Answer::Denials(_)
         | Answer::Snapshotted { .. } => {
             MachineError::SupervisorLost(Some(io::Error::other("it answered another question")))
         }

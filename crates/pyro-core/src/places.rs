@@ -105,6 +105,11 @@ impl Places {
         self.services(workspace).join(token.to_string())
     }
 
+    /// The log of what a workspace's guest has sent where.
+    pub(crate) fn network_log(&self, workspace: WorkspaceId) -> PathBuf {
+        self.workspace(workspace).join("network.log")
+    }
+
     /// Where a workspace's directory is on its way out: nobody can make anything in it any more.
     pub(crate) fn workspace_aside(&self, workspace: WorkspaceId) -> PathBuf {
         self.workspaces().join(format!("{workspace}.gone"))

@@ -1,4 +1,4 @@
-//! What a service prints, in files of bounded size outside the guest.
+//! What a service prints and what a network records, in files of bounded size outside the guest.
 //!
 //! A stream is a sequence of bytes counted from 0. Its files are named by the stream and the number of their
 //! first byte, so nothing else need be known to read them, whenever their writer died. The newest two stay.
@@ -31,6 +31,9 @@ impl Stream {
     }
 }
 
+/// The name of the only stream of a network's log.
+const FLOWS: &str = "flows";
+
 /// One file of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Segment {
@@ -39,7 +42,7 @@ struct Segment {
 }
 
 /// The files of a stream, the oldest first. A directory that is not there has none.
-fn segments(dir: &Path, stream: Stream) -> io::Result<Vec<Segment>> {
+fn segments(dir: &Path, stream: &str) -> io::Result<Vec<Segment>> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -48,7 +51,7 @@ fn segments(dir: &Path, stream: Stream) -> io::Result<Vec<Segment>> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(stream.name())?.strip_prefix('-'));
+        let number = name.to_str().and_then(|name| name.strip_prefix(stream)?.strip_prefix('-'));
         if let Some(start) = number.and_then(|number| number.parse().ok()) {
             found.push(Segment { start, path: entry.path() });
         }
@@ -61,7 +64,7 @@ fn segments(dir: &Path, stream: Stream) -> io::Result<Vec<Segment>> {
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     dir: PathBuf,
-    stream: Stream,
+    stream: &'static str,
     /// The number of the next byte.
     at: u64,
     /// The newest file and how much is in it.
@@ -72,6 +75,15 @@ pub(crate) struct LogWriter {
 impl LogWriter {
     /// Goes on after what is there.
     pub(crate) fn open(dir: &Path, stream: Stream) -> io::Result<Self> {
+        Self::open_named(dir, stream.name())
+    }
+
+    /// The same for what a network records.
+    pub(crate) fn open_flows(dir: &Path) -> io::Result<Self> {
+        Self::open_named(dir, FLOWS)
+    }
+
+    fn open_named(dir: &Path, stream: &'static str) -> io::Result<Self> {
         create_private_dir(dir)?;
         let mut at = 0;
         if let Some(last) = segments(dir, stream)?.last() {
@@ -118,7 +130,7 @@ impl LogWriter {
         for old in there.iter().rev().skip(FILES - 1) {
             std::fs::remove_file(&old.path)?;
         }
-        let name = format!("{}-{:0DIGITS$}", self.stream.name(), self.at);
+        let name = format!("{}-{:0DIGITS$}", self.stream, self.at);
         OpenOptions::new().create(true).append(true).mode(0o600).open(self.dir.join(name))
     }
 }
@@ -135,6 +147,15 @@ pub(crate) struct LogPart {
 
 /// Reads a stream from the byte with the number `from`, `most` bytes at most. Its writer may go on meanwhile.
 pub(crate) fn read(dir: &Path, stream: Stream, from: u64, most: usize) -> io::Result<LogPart> {
+    read_named(dir, stream.name(), from, most)
+}
+
+/// The same of what a network has recorded.
+pub(crate) fn read_flows(dir: &Path, from: u64, most: usize) -> io::Result<LogPart> {
+    read_named(dir, FLOWS, from, most)
+}
+
+fn read_named(dir: &Path, stream: &str, from: u64, most: usize) -> io::Result<LogPart> {
     let mut part = LogPart { next: from, ..LogPart::default() };
     for segment in segments(dir, stream)? {
         let room = most - part.bytes.len();

@@ -14,6 +14,7 @@ mod boot;
 mod client;
 mod detached;
 mod ports;
+mod network;
 pub mod protocol;
 mod serve;
 mod services;

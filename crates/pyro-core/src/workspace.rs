@@ -20,6 +20,7 @@ mod fsck;
 pub(crate) mod garbage;
 pub(crate) mod layers;
 mod lifecycle;
+mod network;
 mod origin;
 mod review;
 pub(crate) mod secrets;
@@ -44,7 +45,8 @@ pub use files::{
     PatchSummary,
 };
 pub use fsck::{FsckReport, Repair};
-pub use lifecycle::UpdateWorkspace;
+pub use lifecycle::{NetworkEffect, UpdateWorkspace, UpdatedWorkspace};
+pub use network::{NetworkFollow, NetworkLog, NetworkRecords};
 pub use origin::ForkWorkspace;
 pub use review::{CommandCounts, LogEntry, Summary, SummaryCommand, SummaryEvent};
 pub use secrets::{SecretSpec, SecretValue};

@@ -130,24 +130,27 @@ pub enum PolicyError {
 
 /// The rules of a policy file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct PolicyFile {
     /// What is opened.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Rule>,
+    /// What is opened, and nothing else: any of these makes the policy a list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_only: Vec<Rule>,
     /// What is closed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<Rule>,
 }
 
 impl PolicyFile {
-    /// Reads `allow = [...]` and `deny = [...]`.
+    /// Reads `allow = [...]`, `allow-only = [...]` and `deny = [...]`.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
         if text.len() > limits::MAX_POLICY_FILE_BYTES {
             return Err(PolicyError::FileTooLong(text.len()));
         }
         let file: Self = toml::from_str(text)?;
-        for rules in [&file.allow, &file.deny] {
+        for rules in [&file.allow, &file.allow_only, &file.deny] {
             if rules.len() > limits::MAX_RULES {
                 return Err(PolicyError::TooManyRules(rules.len()));
             }

@@ -2,12 +2,15 @@ mod plan;
 
 use super::command_line::{CommandLine, CommandLineError};
 use crate::commands::engine::parse_engine;
+use crate::commands::network::{NETWORK_POLICIES, RuleArgs, RuleArgumentError};
 use crate::output::{self, Format};
 use clap::Args;
 pub(crate) use plan::{Plan, run_plan};
 use pyro_core::limits;
 use pyro_core::machine::{EngineChoice, MachineRequest};
-use pyro_core::{Blame, Explain, Problem};
+use pyro_core::network::{self, Policy};
+use pyro_core::store::{NetworkPolicy, UnknownWord};
+use pyro_core::{Explain, Problem};
 use std::process::ExitCode;
 
 const EXAMPLE: &str = "pyro run debian:12 -- git --version";
@@ -21,7 +24,8 @@ const EXAMPLE: &str = "pyro run debian:12 -- git --version";
   pyro run debian:12 -- git --version
   pyro run debian:12 --mem-mib 2048 --env CI=1 -- sh -lc 'echo $CI | tee /tmp/x'
   echo hello | pyro run debian:12 --stdin -- cat
-  pyro run -t debian:12 -- bash")]
+  pyro run -t debian:12 -- bash
+  pyro run debian:12 --network --allow-only '*.debian.org:80' -- apt-get update")]
 pub(crate) struct Run {
     /// An environment of the catalog (`pyro env list`), or an OCI image: REGISTRY/NAME:TAG, oci:DIRECTORY.
     environment: String,
@@ -37,9 +41,22 @@ pub(crate) struct Run {
     /// What the command may write to the machine's disk, in MiB.
     #[arg(long, value_name = "MIB")]
     disk_mib: Option<u64>,
-    /// Outbound network access. Not available in this version.
-    #[arg(long)]
-    network: bool,
+    /// Give the machine a network that reaches the public internet. Without it, it has no interface.
+    ///
+    /// Addresses that are not public, the host's own among them, need a rule each: --allow. POLICY is egress, the
+    /// default, or off.
+    #[arg(
+        long,
+        value_name = "POLICY",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "egress",
+        value_parser = NETWORK_POLICIES,
+        ignore_case = true
+    )]
+    network: Option<String>,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// What runs the virtual CPUs: KVM where guests can run on it, or emulation.
     #[arg(long, value_parser = parse_engine, value_name = "auto|kvm|emulated")]
     engine: Option<EngineChoice>,
@@ -53,8 +70,10 @@ pub(crate) struct Run {
 /// What is wrong with the arguments beyond their syntax.
 #[derive(Debug, thiserror::Error)]
 enum RunArgumentError {
-    #[error("guest networking is not available in this version of pyro")]
-    Network,
+    #[error(transparent)]
+    Policy(#[from] UnknownWord),
+    #[error(transparent)]
+    Rules(#[from] RuleArgumentError),
     #[error(transparent)]
     OutOfRange(#[from] limits::OutOfRange),
     #[error(transparent)]
@@ -64,8 +83,8 @@ enum RunArgumentError {
 impl Explain for RunArgumentError {
     fn explain(&self) -> Problem {
         match self {
-            Self::Network => Problem::new("network_unavailable", Blame::Caller, self)
-                .with_hint("leave out --network; the machine then has no network interface"),
+            Self::Policy(error) => error.explain(),
+            Self::Rules(error) => error.explain(),
             Self::OutOfRange(error) => error.explain(),
             Self::Command(error) => error.explain(),
         }
@@ -88,11 +107,9 @@ impl Run {
             ttl_seconds: self.ttl_seconds,
             disk_mib: self.disk_mib,
             engine: self.engine,
+            network: self.policy()?,
         };
         machine.check()?;
-        if self.network {
-            return Err(RunArgumentError::Network);
-        }
         let command = self.command_line.check(EXAMPLE)?;
         Ok(Plan {
             environment: self.environment,
@@ -100,6 +117,18 @@ impl Run {
             machine,
             exec: command.exec,
             format,
+        })
+    }
+
+    fn policy(&self) -> Result<Option<Policy>, RunArgumentError> {
+        let policy = self.network.as_deref().map_or(Ok(NetworkPolicy::Off), NetworkPolicy::parse)?;
+        let rules = self.rules.rules()?;
+        rules.check(policy).map_err(RuleArgumentError::from)?;
+        Ok(match policy {
+            NetworkPolicy::Off => None,
+            NetworkPolicy::Egress | NetworkPolicy::EgressAndPublishedPorts => {
+                Some(network::enforced(policy, &rules))
+            }
         })
     }
 }

@@ -10,6 +10,7 @@ mod file;
 mod fork;
 mod list;
 mod logs;
+mod network;
 mod patch;
 mod ports;
 mod reset;
@@ -69,6 +70,7 @@ enum WorkspaceCommand {
     Disk(disk::Disk),
     Service(service::Service),
     Ports(ports::Ports),
+    Network(network::Network),
     Wait(wait::Wait),
     Delete(delete::Delete),
 }
@@ -95,6 +97,7 @@ impl Workspace {
             WorkspaceCommand::Start(command) => command.run(),
             WorkspaceCommand::Fork(command) => command.run(),
             WorkspaceCommand::Disk(command) => command.run(),
+            WorkspaceCommand::Network(command) => command.run(),
             WorkspaceCommand::Service(command) => command.run(),
             WorkspaceCommand::Ports(command) => command.run(),
             WorkspaceCommand::Wait(command) => command.run(),

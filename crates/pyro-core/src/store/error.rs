@@ -4,6 +4,7 @@ use super::ids::{LayerId, ShellId, WorkspaceId};
 use super::names::NameError;
 use super::row::Damaged;
 use super::values::{LayerState, WorkspaceState};
+use crate::network::NetworkError;
 use crate::problem::{Blame, Explain, Problem};
 use rusqlite::ErrorCode;
 use std::io;
@@ -56,6 +57,9 @@ pub enum StoreError {
         /// The first few that it may mean.
         candidates: Vec<String>,
     },
+    /// Network rules that cannot be meant.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// A name does not follow its rule.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -247,6 +251,7 @@ impl Explain for StoreError {
                 tell("ambiguous_workspace", Blame::Caller).with_hint("give the whole id, or more of it")
             }
             Self::Name(error) => error.explain(),
+            Self::Network(error) => error.explain(),
             Self::Taken(_) => tell("workspace_exists", Blame::Caller),
             Self::NothingToChange => tell("nothing_to_change", Blame::Caller).with_hint(
                 "give another name or label than it has: --name, --clear-name, --label, --clear-label",

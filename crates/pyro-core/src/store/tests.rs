@@ -10,6 +10,7 @@ mod shells;
 mod workspaces;
 
 use super::*;
+use crate::network::NetworkRules;
 use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
 
@@ -81,6 +82,7 @@ fn new_workspace(number: u8) -> NewWorkspace {
         disk_mib: None,
         ttl_seconds: 600,
         network_policy: NetworkPolicy::Off,
+        network_rules: NetworkRules::default(),
         image: ImageDefaults::default(),
         seed: Seed {
             mode: SeedMode::Empty,

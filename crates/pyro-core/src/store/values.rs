@@ -3,6 +3,7 @@
 use crate::problem::{Blame, Explain, Problem};
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
@@ -269,6 +270,18 @@ impl ServiceState {
             Self::Starting | Self::Running | Self::Backoff => true,
             Self::Exited | Self::Stopped | Self::Failed => false,
         }
+    }
+}
+
+impl Serialize for NetworkPolicy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for NetworkPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

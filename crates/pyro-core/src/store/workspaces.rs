@@ -4,6 +4,7 @@ use super::ids::{LayerId, WorkspaceId};
 use super::row::{self, Damaged, Fields};
 use super::values::{LayerState, NetworkPolicy, SecretSource, SeedMode, SnapshotKind, WorkspaceState};
 use super::{Durability, Millis, NameError, StateStore, StoreError, address, layers, life, names, snapshots};
+use crate::network::{NetworkRules, NetworkUpdate};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,6 +39,8 @@ pub struct Workspace {
     pub ttl_seconds: u64,
     /// What its guest may reach.
     pub network_policy: NetworkPolicy,
+    /// What refines that.
+    pub network_rules: NetworkRules,
     /// What commands get where the caller says nothing.
     pub image: ImageDefaults,
     /// What it was filled with.
@@ -138,6 +141,8 @@ pub struct NewWorkspace {
     pub ttl_seconds: u64,
     /// See [`Workspace::network_policy`].
     pub network_policy: NetworkPolicy,
+    /// See [`Workspace::network_rules`].
+    pub network_rules: NetworkRules,
     /// See [`Workspace::image`].
     pub image: ImageDefaults,
     /// The source; its counts may come with [`StateStore::finish_create`].
@@ -173,7 +178,7 @@ pub struct Created {
 }
 
 /// What becomes of a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NameChange {
     /// It is this from now on.
     Set(String),
@@ -193,8 +198,8 @@ impl NameChange {
     }
 }
 
-/// Changes of name and labels.
-#[derive(Clone, Debug, Default)]
+/// Changes of name, labels and network.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WorkspaceUpdate {
     /// The name.
     pub name: Option<NameChange>,
@@ -202,6 +207,8 @@ pub struct WorkspaceUpdate {
     pub labels: BTreeMap<String, String>,
     /// Keys of labels to remove, before others are added.
     pub clear_labels: BTreeSet<String>,
+    /// What the guest may reach.
+    pub network: NetworkUpdate,
 }
 
 impl StateStore {
@@ -222,9 +229,9 @@ impl StateStore {
                 "INSERT INTO workspaces (id, name, environment, environment_version, base_key, base_rootfs, kernel, \
                     vcpu_count, mem_mib, disk_mib, ttl_seconds, network_policy, image, seed_mode, seed_path, \
                     seed_destination, seed_entry_count, seed_bytes_written, top_layer, state, created_at, \
-                    last_activity_at, expires_at) \
+                    last_activity_at, expires_at, network_rules) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
-                    ?21, ?21, ?22)",
+                    ?21, ?21, ?22, ?23)",
                 params![
                     new.id,
                     name,
@@ -248,6 +255,7 @@ impl StateStore {
                     WorkspaceState::Creating,
                     now,
                     life::expiry(row::stored(new.ttl_seconds), now),
+                    stored_rules(&new.network_rules),
                 ],
             )?;
             insert_labels(tx, new.id, &labels)?;
@@ -307,7 +315,7 @@ impl StateStore {
         self.read(select_all)
     }
 
-    /// Changes name and labels.
+    /// Changes name, labels and network.
     pub fn update(
         &self,
         id: WorkspaceId,
@@ -329,16 +337,25 @@ impl StateStore {
             labels.retain(|key, _| !cleared.contains(key));
             labels.extend(set);
             let labels = names::labels(&labels)?;
-            if name == old.name && labels == old.labels {
+            let (policy, rules) = update.network.apply(old.network_policy, &old.network_rules)?;
+            let is_same_network = policy == old.network_policy && rules == old.network_rules;
+            if name == old.name && labels == old.labels && is_same_network {
                 return Err(StoreError::NothingToChange);
             }
-            tx.execute("UPDATE workspaces SET name = ?2 WHERE id = ?1", params![id, name])?;
+            tx.execute(
+                "UPDATE workspaces SET name = ?2, network_policy = ?3, network_rules = ?4 WHERE id = ?1",
+                params![id, name, policy, stored_rules(&rules)],
+            )?;
             tx.execute("DELETE FROM labels WHERE workspace = ?1", [id])?;
             insert_labels(tx, id, &labels)?;
             life::renew(tx, id, now)?;
             require(tx, id)
         })
     }
+}
+
+fn stored_rules(rules: &NetworkRules) -> String {
+    serde_json::to_string(rules).expect("lists of text are JSON")
 }
 
 fn insert_labels(
@@ -418,6 +435,7 @@ pub(super) fn select_all(tx: &Transaction<'_>) -> Result<Vec<Result<Workspace, D
 /// Everything but labels and secrets, which are in tables of their own.
 fn parse(fields: &Fields<'_>) -> Result<Workspace, Damaged> {
     let image: String = fields.get("image")?;
+    let network_rules: String = fields.get("network_rules")?;
     Ok(Workspace {
         id: fields.get("id")?,
         name: fields.get("name")?,
@@ -432,6 +450,8 @@ fn parse(fields: &Fields<'_>) -> Result<Workspace, Damaged> {
         disk_mib: fields.optional_count("disk_mib")?,
         ttl_seconds: fields.count("ttl_seconds")?,
         network_policy: fields.get("network_policy")?,
+        network_rules: serde_json::from_str(&network_rules)
+            .map_err(|error| fields.damaged("network_rules", error))?,
         image: serde_json::from_str(&image).map_err(|error| fields.damaged("image", error))?,
         seed: Seed {
             mode: fields.get("seed_mode")?,

@@ -1,6 +1,7 @@
 //! From a request to a machine whose agent answers, and what it says from then on.
 
 use super::ports::GuestStreams;
+use super::network::{self, Cable, GuestNetwork};
 use super::protocol::{CONSOLE_TAIL_BYTES, DiskRequest, StartRequest, Started};
 use crate::exec::{AgentError, AgentStream};
 use crate::limits::{BOOT_DEADLINE, SUPERVISOR_DEADLINE};
@@ -36,6 +37,8 @@ pub(crate) enum StartError {
     Disk { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("cannot start the machine's network")]
+    Network(#[source] io::Error),
     #[error("cannot start the machine's process")]
     Spawn(#[from] SpawnError),
     #[error("the guest ended before it was ready: {0}")]
@@ -68,6 +71,8 @@ impl Explain for StartError {
                 .with_hint("PYRO_STATE_DIR must name a directory that you can write to, with free space"),
             Self::Engine(_) => Problem::new("engine_unavailable", Blame::Host, self)
                 .with_hint("run `pyro doctor`; `--engine emulated` works on every host with QEMU"),
+            Self::Network(_) => Problem::new("network_failed", Blame::Host, self)
+                .with_hint("PYRO_STATE_DIR must name a directory that you can write to, with free space"),
             Self::Spawn(_) => Problem::new("spawn_failed", Blame::Host, self).with_hint("run `pyro doctor`"),
             Self::DiedEarly(_) | Self::Deadline { .. } => Problem::new("boot_failed", Blame::Guest, self)
                 .with_hint("try another environment, or more memory with --mem-mib"),
@@ -178,17 +183,31 @@ pub(super) fn into_async(stream: std::os::unix::net::UnixStream) -> io::Result<U
 pub(super) struct Running {
     pub(super) watch: Watch,
     pub(super) started: Started,
+    /// After the machine, whose last packets it takes.
+    pub(super) network: Option<GuestNetwork>,
     _ready: AgentStream,
 }
 
 impl Running {
     pub(super) async fn boot(request: &StartRequest) -> Result<Self, StartError> {
         let begun = Instant::now();
-        let (spec, engine_reason) = machine_spec(request)?;
+        let (mut spec, engine_reason) = machine_spec(request)?;
+        let cable =
+            request.network.as_ref().map(|_| Cable::new()).transpose().map_err(StartError::Network)?;
+        let link = cable.map(|cable| {
+            spec.network = Some(cable.machine);
+            cable.network
+        });
         let mut watch = Watch::new(Machine::spawn(spec)?)?;
+        let network = match (request.network.clone(), link) {
+            (Some(policy), Some(link)) => {
+                let log = request.network_log();
+                Some(GuestNetwork::start(policy, link, log.as_deref()).map_err(StartError::Network)?)
+            }
+            (Some(_), None) | (None, _) => None,
+        };
         let mut facts = None;
-        let booted =
-            tokio::time::timeout(BOOT_DEADLINE, introduce(&mut watch, &mut facts, &request.machine_id));
+        let booted = tokio::time::timeout(BOOT_DEADLINE, introduce(&mut watch, &mut facts, request));
         let (ready, ready_stream) = match booted.await {
             Ok(booted) => booted?,
             Err(_) => return Err(StartError::Deadline { console: watch.console().await }),
@@ -205,7 +224,7 @@ impl Running {
             agent: ready.agent,
             boot_us,
         };
-        Ok(Self { watch, started, _ready: ready_stream })
+        Ok(Self { watch, started, network, _ready: ready_stream })
     }
 
     /// Opens a connection to the agent.
@@ -231,7 +250,7 @@ impl Running {
 async fn introduce(
     watch: &mut Watch,
     facts: &mut Option<Facts>,
-    machine_id: &str,
+    request: &StartRequest,
 ) -> Result<(Ready, AgentStream), StartError> {
     let mut ready_stream = loop {
         match watch.next().await? {
@@ -246,7 +265,7 @@ async fn introduce(
     };
     let agent = AgentStream::new(into_async(watch.connect(AGENT_PORT)?)?);
     tokio::select! {
-        ready = configure(&mut ready_stream, agent, machine_id) => Ok((ready?, ready_stream)),
+        ready = configure(&mut ready_stream, agent, request) => Ok((ready?, ready_stream)),
         error = watch.died(facts) => Err(error),
     }
 }
@@ -254,7 +273,7 @@ async fn introduce(
 async fn configure(
     ready_stream: &mut AgentStream,
     mut agent: AgentStream,
-    machine_id: &str,
+    request: &StartRequest,
 ) -> Result<Ready, StartError> {
     let ready: Ready = ready_stream.expect_json(FrameKind::Reply).await?;
     if ready.version != VERSION {
@@ -264,10 +283,10 @@ async fn configure(
     rustix::rand::getrandom(&mut entropy, GetRandomFlags::empty()).map_err(io::Error::from)?;
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let configure = Operation::Configure(Configure {
-        hostname: format!("pyro-{machine_id}"),
+        hostname: format!("pyro-{}", request.machine_id),
         unix_nanos: u64::try_from(unix_time.as_nanos()).unwrap_or(u64::MAX),
         entropy_hex: hex::encode(entropy),
-        network: None,
+        network: request.network.as_ref().map(|_| network::interface()),
     });
     agent.request(configure).await?;
     agent.expect_json::<serde_json::Value>(FrameKind::Reply).await?;

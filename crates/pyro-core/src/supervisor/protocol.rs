@@ -6,9 +6,11 @@
 use super::shells::{ShellAnswer, ShellRequest};
 use crate::exec::ExecRequest;
 use crate::faults::Fault;
+use crate::network::{NetworkDenials, Policy};
+use crate::places::Places;
 use crate::problem::Problem;
 use crate::services::ServiceSpec;
-use crate::store::{CommandKey, CommandOutput};
+use crate::store::{CommandKey, CommandOutput, WorkspaceUpdate};
 use pyro_vmm::engine::EngineChoice;
 use pyro_vmm::{ExitReason, JailReport};
 use serde::{Deserialize, Serialize};
@@ -62,6 +64,14 @@ pub(crate) enum Request {
     WaitService { name: String, until: ServiceAwaited },
     /// A workspace's machine: answered with `Done` when a service has printed more than this, or has ended.
     WaitServiceLog { name: String, seen: Printed },
+    /// A workspace's machine: change the workspace's record, and what its guest may reach with it. Answered with
+    /// `Updated` or `Failed`.
+    Update(Box<WorkspaceUpdate>),
+    /// What the guest was denied since this number, which an earlier answer told; `u64::MAX` asks for the number
+    /// alone. Answered with `Denials`.
+    Denials { since: u64 },
+    /// A workspace's machine: answered with `Done` when its network has recorded more than these bytes.
+    WaitNetworkLog { seen: u64 },
     /// What the machine is like. Answered with `Started`.
     Describe,
 }
@@ -145,11 +155,26 @@ pub(crate) struct StartRequest {
     pub(crate) vcpu_count: u8,
     pub(crate) mem_mib: u32,
     pub(crate) disk: DiskRequest,
+    /// What its guest may reach; without, it has no interface.
+    pub(crate) network: Option<Policy>,
     /// Private state of machines.
     pub(crate) state_dir: PathBuf,
     pub(crate) life: Life,
     /// Where to die, for tests.
     pub(crate) fault: Option<Fault>,
+}
+
+impl StartRequest {
+    /// Where flows are recorded: with the workspace. A one-shot machine's go with it.
+    pub(crate) fn network_log(&self) -> Option<PathBuf> {
+        match &self.life {
+            Life::OneShot { .. } => None,
+            Life::Workspace { id, .. } => {
+                let id = id.parse().ok()?;
+                Some(Places::new(&self.state_dir).network_log(id))
+            }
+        }
+    }
 }
 
 /// A machine's disk.
@@ -203,6 +228,11 @@ pub(crate) enum Answer {
         stderr: String,
     },
     Shell(Box<ShellAnswer>),
+    /// Whether what the guest may reach is in force.
+    Updated {
+        in_force: bool,
+    },
+    Denials(NetworkDenials),
     Snapshotted {
         entry_count: u64,
         bytes_written: u64,

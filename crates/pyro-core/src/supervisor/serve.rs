@@ -211,6 +211,10 @@ impl Hub {
                 Err(error) => Reply::Answer(Answer::Failed(StartError::Channel(error).explain())),
             },
             Request::Describe => Reply::Answer(Answer::Started(Box::new(self.running.started.clone()))),
+            Request::Denials { since } => {
+                let denials = self.running.network.as_ref().map(|network| network.denials(since));
+                Reply::Answer(Answer::Denials(denials.unwrap_or_default()))
+            }
             Request::Stop(how) => return Some(self.stop(how).await),
             Request::Start(_) => Reply::Refused,
             request => match &mut self.supervised {

@@ -107,6 +107,8 @@ enum Phase {
 enum Order {
     Stop(Why),
     Restart,
+    /// Its ports are published no more.
+    Withdraw,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +232,13 @@ impl Services {
                 Some(_) = self.tasks.join_next() => self.forget_ended(),
                 else => std::future::pending().await,
             }
+        }
+    }
+
+    /// Frees the ports of all of them, which go on.
+    pub(super) fn withdraw_ports(&self) {
+        for live in self.live.values() {
+            let _ = live.orders.send(Order::Withdraw);
         }
     }
 

@@ -10,12 +10,13 @@ use super::shells::{ShellRequest, Shells};
 use crate::faults::FaultPoint;
 use crate::guest::{self, SecretItem};
 use crate::limits::{MACHINE_LOCK_DEADLINE, SEAL_DEADLINE};
+use crate::network::enforced;
 use crate::packet::{PacketListener, PacketSocket};
 use crate::places::{CONTROL_SOCKET, FileLock, Hold, Places};
 use crate::problem::{Blame, Explain, Problem};
 use crate::store::{
-    CommandKey, CommandOutcome, Created, Departure, LayerId, NewBaseline, NewCommand, NewSnapshot,
-    StateStore, StoreError, WorkspaceId, WorkspaceState,
+    CommandKey, CommandOutcome, Created, Departure, LayerId, NetworkPolicy, NewBaseline, NewCommand,
+    NewSnapshot, StateStore, StoreError, WorkspaceId, WorkspaceState, WorkspaceUpdate,
 };
 use crate::workspace::layers::{self, NewLayer};
 use crate::workspace::{garbage, now, secrets};
@@ -266,11 +267,35 @@ impl Supervised {
                 return Reply::Later(self.services.wait_log(&name, seen));
             }
             Request::Snapshot { name } => self.snapshot(name.as_deref(), running).await,
-            Request::Start(_) | Request::Connect { .. } | Request::Stop(_) | Request::Describe => {
+            Request::Update(update) => self.update(&update, running),
+            Request::WaitNetworkLog { seen } => {
+                return Reply::Later(match &running.network {
+                    Some(network) => network.wait_log(seen),
+                    None => Box::pin(std::future::pending()),
+                });
+            }
+            Request::Start(_)
+            | Request::Connect { .. }
+            | Request::Stop(_)
+            | Request::Describe
+            | Request::Denials { .. } => {
                 return Reply::Refused;
             }
         };
         Reply::Answer(done.unwrap_or_else(|error| Answer::Failed(error.explain())))
+    }
+
+    /// Here, not in the client: what is on record is then in force, whoever dies.
+    fn update(&mut self, update: &WorkspaceUpdate, running: &Running) -> Result<Answer, SupervisedError> {
+        let workspace = self.store.update(self.id, update, now())?;
+        let in_force = match &running.network {
+            Some(network) => {
+                network.set_policy(enforced(workspace.network_policy, &workspace.network_rules));
+                workspace.network_policy != NetworkPolicy::Off
+            }
+            None => workspace.network_policy == NetworkPolicy::Off,
+        };
+        Ok(Answer::Updated { in_force })
     }
 
     fn begin_command(&mut self, command: &str, cwd: &str) -> Result<Answer, SupervisedError> {

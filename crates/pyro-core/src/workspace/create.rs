@@ -8,6 +8,7 @@ use crate::environments::{self, Progress};
 use crate::faults::FaultPoint;
 use crate::limits;
 use crate::machine::{EngineChoice, Link, MachineRequest, unexpected};
+use crate::network::NetworkRules;
 use crate::places::{FileLock, Hold, create_private_dir};
 use crate::store::{
     self, Departure, NetworkPolicy, NewWorkspace, SecretRecord, Seed, SeedMode, WorkspaceId, WorkspaceState,
@@ -35,6 +36,8 @@ pub struct CreateWorkspace {
     pub ttl_seconds: u64,
     /// `off`, `egress` or `egress+published-ports`.
     pub network_policy: String,
+    /// What refines that.
+    pub network_rules: NetworkRules,
     /// A directory or an archive to begin with.
     pub seed_path: Option<PathBuf>,
     /// What of that directory.
@@ -62,6 +65,7 @@ impl CreateWorkspace {
             disk_mib: None,
             ttl_seconds: machine.ttl_seconds,
             network_policy: NetworkPolicy::Off.to_string(),
+            network_rules: NetworkRules::default(),
             seed_path: None,
             seed_filter: SeedFilter::All,
             secrets: Vec::new(),
@@ -80,6 +84,8 @@ impl CreateWorkspace {
             ttl_seconds: *limits::TTL_SECONDS.start(),
             disk_mib: self.disk_mib,
             engine: self.engine,
+            // Of the records, too.
+            network: None,
         }
     }
 }
@@ -123,6 +129,7 @@ pub(super) struct Checked {
     machine: MachineRequest,
     ttl_seconds: u64,
     network_policy: NetworkPolicy,
+    network_rules: NetworkRules,
     name: Option<String>,
     labels: BTreeMap<String, String>,
     secrets: Vec<(String, SecretText)>,
@@ -140,11 +147,14 @@ impl Checked {
         let labels = request.labels.iter().map(|(key, value)| names::label(key, value));
         let names = names::secret_names(request.secrets.iter().map(|secret| secret.name.as_str()))?;
         let values = request.secrets.iter().map(SecretSpec::load).collect::<Result<Vec<_>, _>>()?;
+        let network_policy = NetworkPolicy::parse(&request.network_policy)?;
+        request.network_rules.check(network_policy)?;
         let kinds = request.secrets.iter().map(|secret| secret.value.kind());
         Ok(Self {
             machine,
             ttl_seconds: request.ttl_seconds,
-            network_policy: NetworkPolicy::parse(&request.network_policy)?,
+            network_policy,
+            network_rules: request.network_rules.clone(),
             name: request.name.as_deref().map(names::workspace_name).transpose()?,
             labels: labels.collect::<Result<_, _>>()?,
             secret_records: names
@@ -176,6 +186,7 @@ impl Checked {
             },
             ttl_seconds: source.ttl_seconds,
             network_policy: source.network_policy,
+            network_rules: source.network_rules.clone(),
             name: request.name.as_deref().map(names::workspace_name).transpose()?,
             labels: labels.collect::<Result<_, _>>()?,
             secrets,
@@ -291,6 +302,7 @@ impl Pyro {
             disk_mib: checked.machine.disk_mib,
             ttl_seconds: checked.ttl_seconds,
             network_policy: checked.network_policy,
+            network_rules: checked.network_rules,
             image: origin.image,
             secrets: checked.secret_records,
             parent: origin.parent,

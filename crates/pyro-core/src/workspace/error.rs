@@ -5,6 +5,7 @@ use crate::environments::EnvironmentError;
 use crate::exec::AgentError;
 use crate::limits::OutOfRange;
 use crate::machine::MachineError;
+use crate::network::{CheckError, NetworkError};
 use crate::problem::{Blame, Explain, Problem};
 use crate::services::ServiceSyntaxError;
 use crate::store::{NameError, NetworkPolicy, StoreError, UnknownWord, WorkspaceId};
@@ -24,6 +25,12 @@ pub enum WorkspaceError {
     /// A word that is not in its set, such as a network policy.
     #[error(transparent)]
     Word(#[from] UnknownWord),
+    /// Network rules that cannot be meant.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A destination that cannot be checked.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// A number out of its bounds.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -182,6 +189,8 @@ impl Explain for WorkspaceError {
             Self::Store(error) => error.explain(),
             Self::Name(error) => error.explain(),
             Self::Word(error) => error.explain(),
+            Self::Network(error) => error.explain(),
+            Self::Check(error) => error.explain(),
             Self::OutOfRange(error) => error.explain(),
             Self::Environment(error) => error.explain(),
             Self::Machine(error) => error.explain(),

@@ -4,7 +4,10 @@ use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, n
 use crate::exec::{AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::limits::SUPERVISOR_DEADLINE;
 use crate::machine::{Link, MachineError, unexpected};
-use crate::store::{CommandKey, CommandOutcome, CommandOutput, EventKind, OUTPUT_BYTES, Workspace};
+use crate::network::{NetworkDenial, NetworkDenials};
+use crate::store::{
+    CommandKey, CommandOutcome, CommandOutput, EventKind, NetworkPolicy, OUTPUT_BYTES, Workspace,
+};
 use crate::supervisor::protocol::{Answer, Request};
 use pyro_agent::redact::{Needles, redact};
 use pyro_agent::wire::{Exit, Failure, FailureCode};
@@ -50,6 +53,8 @@ pub struct WorkspaceExec<'a> {
     pyro: &'a Pyro,
     key: CommandKey,
     link: Link,
+    /// The number of its first denial, where there is a network.
+    denials_from: Option<u64>,
 }
 
 /// What a command printed, as far as it is kept.
@@ -85,6 +90,10 @@ pub struct ExecRecord {
     pub duration_ms: u64,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
+    /// What the guest was denied while it ran, each once; also by others that ran at the time.
+    pub network_denials: Vec<NetworkDenial>,
+    /// Whether there was more.
+    pub network_denials_truncated: bool,
 }
 
 /// A command about to run.
@@ -112,21 +121,26 @@ impl Pyro {
         command: &WorkspaceCommand,
     ) -> Result<(WorkspaceExec<'_>, ExecInput, ExecOutput), WorkspaceError> {
         let Prepared { id, link, request, facts } = self.prepare(address, command)?;
+        let has_network = self.store.get(id)?.network_policy != NetworkPolicy::Off;
         let begin = Request::BeginCommand { command: facts.command.clone(), cwd: facts.cwd.clone() };
         let start = async {
             let key = match link.ask(&begin, SUPERVISOR_DEADLINE).await? {
                 Answer::Begun { command } => command,
                 other => return Err(unexpected(other).into()),
             };
+            let denials_from = match has_network {
+                true => Some(link.denials(u64::MAX).await?.next),
+                false => None,
+            };
             let started = link.exec(&request).await;
             if let Err(MachineError::Agent(AgentError::Refused(failure))) = &started {
                 self.note_refusal(key, failure);
             }
-            Ok((key, started?))
+            Ok((key, denials_from, started?))
         };
-        let (key, (input, output)) = self.during(id, &link, start).await?;
+        let (key, denials_from, (input, output)) = self.during(id, &link, start).await?;
         let facts = ExecFacts { sequence: key.sequence, ..facts };
-        Ok((WorkspaceExec { facts, pyro: self, key, link }, input, output))
+        Ok((WorkspaceExec { facts, pyro: self, key, link, denials_from }, input, output))
     }
 
     /// Puts on record why a command could not be executed, by the words of who refused it and by the exit code
@@ -193,8 +207,9 @@ pub(super) fn with_defaults(workspace: &Workspace, request: &ExecRequest) -> Exe
 }
 
 impl WorkspaceExec<'_> {
-    /// Puts the command's end on record.
-    pub fn finish(self, exit: &Exit, captured: Captured) -> Result<ExecRecord, WorkspaceError> {
+    /// Puts the command's end on record, and asks what was denied meanwhile.
+    pub async fn finish(self, exit: &Exit, captured: Captured) -> Result<ExecRecord, WorkspaceError> {
+        let denied = self.denied().await;
         let status = exit.status();
         let kept = |bytes: &[u8]| bytes[..bytes.len().min(OUTPUT_BYTES)].to_vec();
         let output = CommandOutput {
@@ -206,6 +221,11 @@ impl WorkspaceExec<'_> {
         self.pyro.store.finish_command(self.key, outcome(exit), exit.duration_ms, &output, now())?;
         let detail = json!({ "sequence": self.key.sequence, "exit_code": status });
         self.pyro.record(self.key.workspace, EventKind::Exec, &detail);
+        if !denied.denials.is_empty() {
+            let what: Vec<_> = denied.denials.iter().map(|denial| &denial.destination).collect();
+            let detail = json!({ "sequence": self.key.sequence, "destinations": what });
+            self.pyro.record(self.key.workspace, EventKind::Denial, &detail);
+        }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(ExecRecord {
             facts: self.facts,
@@ -216,7 +236,17 @@ impl WorkspaceExec<'_> {
             exit_code: status,
             duration_ms: exit.duration_ms,
             execution_mode: EXECUTION_MODE,
+            network_denials: denied.denials,
+            network_denials_truncated: denied.truncated,
         })
+    }
+
+    /// What was denied since it began. The command has ended well without an answer, too.
+    async fn denied(&self) -> NetworkDenials {
+        match self.denials_from {
+            Some(from) => self.link.denials(from).await.unwrap_or_default(),
+            None => NetworkDenials::default(),
+        }
     }
 
     /// Turns a connection that ended in the middle into the reason why the machine ended, where it did.

@@ -2,14 +2,18 @@
 
 use super::{Pyro, WorkspaceError, WorkspaceView, garbage};
 use crate::faults::FaultPoint;
-use crate::limits::{MACHINE_LOCK_DEADLINE, OPERATION_LOCK_DEADLINE};
-use crate::machine::{self, EngineChoice, Link, MachineError, MachineRequest};
+use crate::limits::{MACHINE_LOCK_DEADLINE, OPERATION_LOCK_DEADLINE, SUPERVISOR_DEADLINE};
+use crate::machine::{self, EngineChoice, Link, MachineError, MachineRequest, unexpected};
+use crate::network::{self, NetworkUpdate};
 use crate::places::{FileLock, Hold, create_private_dir};
-use crate::store::{self, Departure, NameChange, StoreError, WorkspaceId, WorkspaceState, WorkspaceUpdate};
-use crate::supervisor::protocol::{DiskRequest, EndCause, LayerFiles, Life, Stop};
+use crate::store::{
+    self, Departure, NameChange, NetworkPolicy, StoreError, WorkspaceId, WorkspaceState, WorkspaceUpdate,
+};
+use crate::supervisor::protocol::{Answer, DiskRequest, EndCause, LayerFiles, Life, Request, Stop};
+use serde::Serialize;
 use std::io;
 
-/// Changes of a workspace's name and labels.
+/// Changes of a workspace's name and labels, and of what its guest may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpdateWorkspace {
     /// A new name.
@@ -20,19 +24,68 @@ pub struct UpdateWorkspace {
     pub labels: Vec<(String, String)>,
     /// Keys of labels to remove.
     pub clear_labels: Vec<String>,
+    /// Another network policy, and rules.
+    pub network: NetworkUpdate,
+}
+
+/// When a change of what a guest may reach takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkEffect {
+    /// It has: what is denied now has ended.
+    Now,
+    /// With the machine's next start: the one that runs has no interface, or keeps one that reaches nothing.
+    NextStart,
+}
+
+/// A workspace that was changed.
+#[derive(Clone, Debug, Serialize)]
+pub struct UpdatedWorkspace {
+    /// As it is now.
+    #[serde(flatten)]
+    pub workspace: WorkspaceView,
+    /// When the change of its network takes effect, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_effect: Option<NetworkEffect>,
 }
 
 impl Pyro {
-    /// Changes name and labels.
-    pub fn update(&self, address: &str, change: &UpdateWorkspace) -> Result<WorkspaceView, WorkspaceError> {
+    /// Changes name, labels and what the guest may reach. A machine that runs obeys before this returns, but it
+    /// gets no new interface and keeps the one it has.
+    pub async fn update(
+        &self,
+        address: &str,
+        change: &UpdateWorkspace,
+    ) -> Result<UpdatedWorkspace, WorkspaceError> {
         let id = self.resolve(address)?;
         let update = WorkspaceUpdate {
             name: NameChange::from_request(change.name.clone(), change.clear_name)?,
             labels: change.labels.iter().cloned().collect(),
             clear_labels: change.clear_labels.iter().cloned().collect(),
+            network: change.network.clone(),
         };
-        self.store.update(id, &update, super::now())?;
-        self.view(id)
+        if update.network.is_empty() {
+            self.store.update(id, &update, super::now())?;
+            return Ok(UpdatedWorkspace { workspace: self.view(id)?, network_effect: None });
+        }
+        // Nobody starts the machine meanwhile with what was on record before.
+        let _held = self.operate(id).await?;
+        let in_force = match self.link(id)? {
+            Some(link) => {
+                let request = Request::Update(Box::new(update));
+                let asked = async { Ok(link.ask(&request, SUPERVISOR_DEADLINE).await?) };
+                match self.during(id, &link, asked).await? {
+                    Answer::Updated { in_force } => in_force,
+                    other => return Err(unexpected(other).into()),
+                }
+            }
+            None => {
+                self.store.update(id, &update, super::now())?;
+                false
+            }
+        };
+        let effect = if in_force { NetworkEffect::Now } else { NetworkEffect::NextStart };
+        Ok(UpdatedWorkspace { workspace: self.view(id)?, network_effect: Some(effect) })
     }
 
     /// Boots the workspace's machine from its disk; does nothing where it runs.
@@ -182,6 +235,7 @@ impl Pyro {
             mem_mib: workspace.mem_mib,
             disk_mib: workspace.disk_mib,
             engine,
+            network: network_of(&workspace),
             ..MachineRequest::default()
         };
         let disk = DiskRequest {
@@ -202,5 +256,15 @@ impl Pyro {
         let sealed = chain.iter().filter(|layer| layer.id != top);
         let sealed = sealed.map(|layer| self.places.layer(layer.id)).collect();
         Ok(LayerFiles { sealed, top: self.places.layer(top) })
+    }
+}
+
+/// What a machine of `workspace` may reach; `None` where it has no interface.
+fn network_of(workspace: &store::Workspace) -> Option<network::Policy> {
+    match workspace.network_policy {
+        NetworkPolicy::Off => None,
+        policy @ (NetworkPolicy::Egress | NetworkPolicy::EgressAndPublishedPorts) => {
+            Some(network::enforced(policy, &workspace.network_rules))
+        }
     }
 }

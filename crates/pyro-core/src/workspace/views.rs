@@ -1,7 +1,9 @@
 //! Workspaces as front ends show them. Times are seconds since the Unix epoch.
 
 use super::{EXECUTION_MODE, Pyro, WorkspaceError, garbage};
-use crate::store::{StoreError, Workspace, WorkspaceId, WorkspaceState};
+use crate::network::NetworkRules;
+use crate::store::{NetworkPolicy, StoreError, Workspace, WorkspaceId, WorkspaceState};
+use pyro_net::guest::GUEST_V4;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -41,7 +43,9 @@ pub struct WorkspaceView {
     pub stop_reason: Option<String>,
     /// `off`, `egress` or `egress+published-ports`.
     pub network_policy: String,
-    /// Whether the machine has a network interface.
+    /// What refines that.
+    pub network_rules: NetworkRules,
+    /// Whether its machine gets a network interface.
     pub network_enabled: bool,
     /// The guest's address.
     pub guest_ip: Option<String>,
@@ -154,6 +158,7 @@ impl Pyro {
             duration_ms: command.duration_ms,
             execution_mode: EXECUTION_MODE,
         });
+        let has_network = workspace.network_policy != NetworkPolicy::Off;
         let command_count = workspace.command_count();
         let services = self.store.service_counts(workspace.id)?;
         Ok(WorkspaceView {
@@ -176,8 +181,9 @@ impl Pyro {
             },
             stop_reason: workspace.stop_reason,
             network_policy: workspace.network_policy.to_string(),
-            network_enabled: false,
-            guest_ip: None,
+            network_rules: workspace.network_rules,
+            network_enabled: has_network,
+            guest_ip: has_network.then(|| GUEST_V4.to_string()),
             execution_mode: match workspace.state {
                 WorkspaceState::Creating => "pending",
                 WorkspaceState::Started | WorkspaceState::Stopped | WorkspaceState::Deleting => {

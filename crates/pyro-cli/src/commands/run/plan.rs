@@ -1,12 +1,14 @@
 //! One run from environment to exit code.
 
 use crate::cli::{block_on, config};
+use crate::commands::network::tell_denials;
 use crate::commands::session::{
     EXIT_BROKEN_PIPE, EXIT_UNKNOWN, Ended, Keep, Signals, Sink, converse, exit_code,
 };
 use crate::output::{self, Format, PullProgress};
 use pyro_core::exec::{AgentError, ExecRequest, Exit};
 use pyro_core::machine::{BootImage, Machine, MachineError, MachineId, MachineRequest};
+use pyro_core::network::NetworkDenials;
 use pyro_core::{Config, Explain, Problem, environments};
 use serde_json::json;
 use std::process::ExitCode;
@@ -23,7 +25,7 @@ pub(crate) struct Plan {
 
 /// How the command's part of a run ended.
 enum Outcome {
-    Exited { exit: Exit, sink: Sink },
+    Exited { exit: Exit, sink: Sink, denied: NetworkDenials },
     Interrupted(u8),
     Failed { problem: Problem, started: bool },
     OutputClosed,
@@ -93,8 +95,8 @@ fn tell(
     outcome: Outcome,
     stopped: Result<(), MachineError>,
 ) -> ExitCode {
-    let (exit, sink) = match outcome {
-        Outcome::Exited { exit, sink } => (exit, sink),
+    let (exit, sink, denied) = match outcome {
+        Outcome::Exited { exit, sink, denied } => (exit, sink, denied),
         Outcome::Interrupted(code) => return ExitCode::from(code),
         Outcome::OutputClosed => return ExitCode::from(EXIT_BROKEN_PIPE),
         Outcome::Failed { problem, started } => {
@@ -107,11 +109,14 @@ fn tell(
     }
     let (status, duration_ms) = (exit.status(), exit.duration_ms);
     match plan.format {
-        Format::Human => output::note(format_args!(
-            "{}[run] environment={} execution_mode=guest_vsock exit_code={status} duration_ms={duration_ms}",
-            sink.separator(),
-            plan.environment
-        )),
+        Format::Human => {
+            output::note(format_args!(
+                "{}[run] environment={} execution_mode=guest_vsock exit_code={status} duration_ms={duration_ms}",
+                sink.separator(),
+                plan.environment
+            ));
+            tell_denials(&denied.denials, denied.truncated);
+        }
         Format::Json => output::json(&json!({
             "vm_id": id.as_str(),
             "environment": plan.environment,
@@ -124,6 +129,8 @@ fn tell(
             "exit_code": status,
             "duration_ms": duration_ms,
             "execution_mode": "guest_vsock",
+            "network_denials": denied.denials,
+            "network_denials_truncated": denied.truncated,
             "cleanup": {
                 "vm_id": id.as_str(),
                 "deleted": stopped.is_ok(),
@@ -141,7 +148,7 @@ async fn execute(machine: &mut Machine, request: &ExecRequest, format: Format) -
     };
     let mut sink = Sink::new(format, Keep::Unshown);
     match converse(&mut command_input, &mut command_output, request, &mut sink).await {
-        Ok(Ended::Exited(exit)) => Outcome::Exited { exit, sink },
+        Ok(Ended::Exited(exit)) => Outcome::Exited { exit, sink, denied: machine.network_denials().await },
         Ok(Ended::OutputClosed) => Outcome::OutputClosed,
         Err(AgentError::Disconnected) => {
             Outcome::Failed { problem: machine.why_disconnected().await.explain(), started: true }

@@ -1,6 +1,7 @@
 //! What the workspace commands' arguments say, and what is wrong with them beyond their syntax.
 
 use crate::commands::command_line::CommandLineError;
+use crate::commands::network::RuleArgumentError;
 use clap::ValueEnum;
 use pyro_core::services::ServiceSyntaxError;
 use pyro_core::workspace::{SecretSpec, SecretValue, SeedFilter};
@@ -46,6 +47,8 @@ pub(super) enum ArgumentError {
     ReadyTwice,
     #[error(transparent)]
     Service(#[from] ServiceSyntaxError),
+    #[error(transparent)]
+    Rules(#[from] RuleArgumentError),
 }
 
 impl ArgumentError {
@@ -82,6 +85,7 @@ impl Explain for ArgumentError {
                 problem("invalid_readiness").with_hint("--ready-command can look at several things")
             }
             Self::Service(error) => error.explain(),
+            Self::Rules(error) => error.explain(),
         }
     }
 }

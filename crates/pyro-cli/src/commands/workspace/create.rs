@@ -2,6 +2,7 @@ use super::arguments::{self, ArgumentError, Filter, host_path};
 use super::show;
 use crate::cli::with_pyro;
 use crate::commands::engine::parse_engine;
+use crate::commands::network::{NETWORK_POLICIES, RuleArgs};
 use crate::output::{self, Format, PullProgress, TreeProgress};
 use crate::settings;
 use clap::Args;
@@ -11,9 +12,6 @@ use pyro_core::workspace::{CreatePhase, CreateProgress, CreateWorkspace};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-
-/// The policies, as callers write them.
-const NETWORK_POLICIES: [&str; 3] = ["off", "egress", "egress+published-ports"];
 
 /// Make a workspace: a machine that is kept, with a /workspace directory to work in.
 ///
@@ -25,6 +23,8 @@ const NETWORK_POLICIES: [&str; 3] = ["off", "egress", "egress+published-ports"];
   pyro workspace create debian:12 --name fix --label task=42 --ttl-seconds 0
   API_TOKEN=... pyro workspace create debian:12 --secret API_TOKEN
   ID=$(pyro workspace create debian:12 --id-only)
+  pyro workspace create debian:12 --network-policy egress --allow 10.0.0.5:5432
+  pyro workspace create debian:12 --network-policy egress --allow-only '*.debian.org:80'
   pyro workspace create --from-snapshot fix:checkpoint")]
 pub(super) struct Create {
     /// An environment of the catalog (`pyro env list`), or an OCI image: REGISTRY/NAME:TAG, oci:DIRECTORY.
@@ -41,9 +41,14 @@ pub(super) struct Create {
     /// Begin with the whole disk of another workspace's snapshot.
     #[arg(long, value_name = "WORKSPACE:SNAPSHOT", conflicts_with = "seed_path")]
     from_snapshot: Option<String>,
-    /// What the guest may reach.
+    /// What the guest may reach: nothing, or the public internet; with published ports, services can be reached
+    /// from the host, too.
+    ///
+    /// Addresses that are not public, the host's own among them, need a rule each: --allow.
     #[arg(long, default_value = "off", value_parser = NETWORK_POLICIES, ignore_case = true)]
     network_policy: String,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// Give the guest a secret, by value or (NAME alone) from pyro's environment; repeatable.
     #[arg(long, value_name = "NAME[=VALUE]")]
     secret: Vec<String>,
@@ -124,6 +129,7 @@ impl Create {
             disk_mib: self.disk_mib,
             ttl_seconds: self.ttl_seconds,
             network_policy: self.network_policy,
+            network_rules: self.rules.rules()?,
             seed_path: self.seed_path.as_deref().map(host_path),
             seed_filter: self.seed_filter.into(),
             secrets: arguments::secrets(&self.secret, &self.secret_file, &settings::variable)?,

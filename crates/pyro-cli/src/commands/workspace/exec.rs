@@ -10,6 +10,7 @@ use super::arguments::{self, ArgumentError};
 use super::show;
 use crate::cli::{answer, with_pyro};
 use crate::commands::command_line::CommandLine;
+use crate::commands::network::tell_denials;
 use crate::commands::session::{EXIT_BROKEN_PIPE, EXIT_UNKNOWN, Ended, Keep, Sink, converse, exit_code};
 use crate::output::{self, Format};
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
@@ -167,9 +168,12 @@ async fn execute(
     };
     let facts = running.facts.clone();
     let separator = sink.separator();
-    match running.finish(&exit, captured(sink)) {
+    match running.finish(&exit, captured(sink)).await {
         Ok(record) if format == Format::Json => output::json(&record),
-        Ok(_) => output::note(format_args!("{separator}{}", show::executed(&facts, &exit))),
+        Ok(record) => {
+            output::note(format_args!("{separator}{}", show::executed(&facts, &exit)));
+            tell_denials(&record.network_denials, record.network_denials_truncated);
+        }
         // The command did end: its exit code is the answer, with a word on the record that is missing.
         Err(error) => {
             output::problem(&error.explain(), format);

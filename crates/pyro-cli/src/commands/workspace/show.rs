@@ -4,6 +4,7 @@
 
 mod commands;
 mod files;
+mod network;
 mod review;
 mod services;
 mod shells;
@@ -13,6 +14,7 @@ pub(super) use files::{
     CUT_LISTING, disk_exported, disk_listing, disk_read, exported, file_changed, file_facts, file_listing,
     file_read, file_written, patched, skipped, synced, whole_lines,
 };
+pub(super) use network::flow;
 pub(super) use review::{diff_header, diff_stat, log_entry, summary};
 pub(super) use services::{
     ports_listed, service_log_cut, service_log_heading, service_started, service_status, service_stopped,
@@ -20,9 +22,12 @@ pub(super) use services::{
 };
 pub(super) use shells::{shell, shell_attached, shell_listed, shell_read};
 
+use crate::commands::network::rules_text;
 use crate::output::{printable, quoted, yes_no};
 use pyro_core::exec::Exit;
-use pyro_core::workspace::{EXECUTION_MODE, ExecFacts, Reset, SeedView, SnapshotView, WorkspaceView};
+use pyro_core::workspace::{
+    EXECUTION_MODE, ExecFacts, NetworkEffect, Reset, SeedView, SnapshotView, UpdatedWorkspace, WorkspaceView,
+};
 use std::collections::BTreeMap;
 
 /// A workspace; `heading` is what its id is introduced with.
@@ -42,6 +47,9 @@ pub(super) fn workspace(heading: &str, workspace: &WorkspaceView) -> String {
     lines.push(format!("Workspace: {}", workspace.workspace_path));
     lines.push(format!("Workspace seed: {}", seed(&workspace.workspace_seed)));
     lines.push(format!("Network policy: {}", workspace.network_policy));
+    if !workspace.network_rules.is_empty() {
+        lines.push(format!("Network rules: {}", rules_text(&workspace.network_rules)));
+    }
     if !workspace.secrets.is_empty() {
         let secrets =
             workspace.secrets.iter().map(|secret| format!("{} ({})", secret.name, secret.source_kind));
@@ -69,6 +77,19 @@ pub(super) fn workspace(heading: &str, workspace: &WorkspaceView) -> String {
         lines.push(format!("Last command: {command} (exit_code={})", or_unknown(last.exit_code)));
     }
     lines.join("\n")
+}
+
+/// A workspace that was changed.
+pub(super) fn updated(updated: &UpdatedWorkspace) -> String {
+    let shown = workspace("Workspace ID", &updated.workspace);
+    match updated.network_effect {
+        Some(NetworkEffect::Now) => format!("{shown}\nNetwork change: in force now"),
+        Some(NetworkEffect::NextStart) => {
+            let closed = "nothing that it denies can be reached even before";
+            format!("{shown}\nNetwork change: takes effect with the machine's next start; {closed}")
+        }
+        None => shown,
+    }
 }
 
 /// A workspace with what is known of its time and its machine.

@@ -1,17 +1,25 @@
 use super::arguments::{self, ArgumentError};
 use super::{Addressed, show};
 use crate::cli::answer;
+use crate::commands::network::{self, NETWORK_POLICIES, RuleArgs, RuleArgumentError};
 use crate::output;
 use clap::Args;
 use pyro_core::Explain;
+use pyro_core::network::{NetworkUpdate, RuleRemoval};
+use pyro_core::store::NetworkPolicy;
 use pyro_core::workspace::UpdateWorkspace;
 use std::process::ExitCode;
 
-/// Change a workspace's name or labels.
+/// Change a workspace's name or labels, or what its guest may reach.
+///
+/// What a new network policy closes is closed at once, also for connections that are open. A machine that runs
+/// gets an interface, or loses it, when it is started the next time; the answer says so.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pyro workspace update fix --label state=done --clear-label task
-  pyro workspace update fix --name fixed")]
+  pyro workspace update fix --name fixed
+  pyro workspace update fix --deny '*.example.com'
+  pyro workspace update fix --network-policy egress --clear-rules --allow-only api.example.com:443")]
 pub(super) struct Update {
     #[command(flatten)]
     target: Addressed,
@@ -27,6 +35,17 @@ pub(super) struct Update {
     /// Remove a label; repeatable.
     #[arg(long, value_name = "KEY")]
     clear_label: Vec<String>,
+    /// What the guest may reach from now on; its rules stay.
+    #[arg(long, value_parser = NETWORK_POLICIES, ignore_case = true)]
+    network_policy: Option<String>,
+    #[command(flatten)]
+    rules: RuleArgs,
+    /// Remove a network rule, whatever it does; repeatable.
+    #[arg(long, value_name = "RULE")]
+    clear_rule: Vec<String>,
+    /// Remove all network rules, before others are added.
+    #[arg(long, conflicts_with = "clear_rule")]
+    clear_rules: bool,
 }
 
 impl Update {
@@ -38,8 +57,8 @@ impl Update {
         };
         answer(
             format,
-            async |pyro| pyro.update(&self.target.workspace, &change),
-            |workspace| output::line(show::workspace("Workspace ID", workspace)),
+            async |pyro| pyro.update(&self.target.workspace, &change).await,
+            |updated| output::line(show::updated(updated)),
         )
     }
 
@@ -49,6 +68,21 @@ impl Update {
             clear_name: self.clear_name,
             labels: arguments::labels(&self.label)?,
             clear_labels: arguments::label_keys(&self.clear_label)?,
+            network: self.network()?,
+        })
+    }
+
+    fn network(&self) -> Result<NetworkUpdate, ArgumentError> {
+        let policy = self.network_policy.as_deref().map(NetworkPolicy::parse).transpose();
+        let gone = network::parse_rules("--clear-rule", &self.clear_rule).map_err(RuleArgumentError::from)?;
+        Ok(NetworkUpdate {
+            policy: policy.expect("clap lets only policies in"),
+            removal: match (self.clear_rules, gone.is_empty()) {
+                (true, _) => RuleRemoval::All,
+                (false, true) => RuleRemoval::Keep,
+                (false, false) => RuleRemoval::Some(gone),
+            },
+            add: self.rules.rules()?,
         })
     }
 }

@@ -33,3 +33,5 @@ CREATE TABLE services (
     UNIQUE (workspace, name)
 ) STRICT;
 CREATE INDEX services_live ON services (workspace) WHERE state IN ('starting', 'running', 'backoff');
+-- What refines `network_policy`: lists of rules, as JSON.
+ALTER TABLE workspaces ADD COLUMN network_rules TEXT NOT NULL DEFAULT '{}';

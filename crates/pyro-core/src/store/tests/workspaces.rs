@@ -1,4 +1,5 @@
 use super::*;
+use crate::network::NetworkUpdate;
 use std::os::unix::ffi::OsStrExt;
 
 fn labelled(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -19,6 +20,10 @@ fn a_workspace_is_read_as_it_was_made() {
         kernel: Some("/cache/vmlinux".into()),
         disk_mib: Some(512),
         network_policy: NetworkPolicy::EgressAndPublishedPorts,
+        network_rules: NetworkRules {
+            deny: vec!["*.bad.example:443".parse().unwrap()],
+            ..Default::default()
+        },
         image: ImageDefaults {
             env: vec![("PATH".to_owned(), "/bin".to_owned())],
             cwd: Some("/src".to_owned()),
@@ -55,6 +60,7 @@ fn a_workspace_is_read_as_it_was_made() {
         disk_mib: Some(512),
         ttl_seconds: 600,
         network_policy: new.network_policy,
+        network_rules: new.network_rules.clone(),
         image: new.image.clone(),
         seed: Seed { entry_count: 3, bytes_written: 40, ..new.seed.clone() },
         secrets: vec![new.secrets[1].clone(), new.secrets[0].clone()],
@@ -134,12 +140,35 @@ fn an_update_changes_what_it_names() {
         name: NameChange::from_request(None, true).unwrap(),
         labels: labelled(&[("b", "3")]),
         clear_labels: BTreeSet::from(["a".to_owned()]),
+        ..Default::default()
     };
     let workspace = fixture.update(id, &update, 20).unwrap();
     assert_eq!((workspace.name, workspace.labels), (None, labelled(&[("b", "3")])));
     assert_eq!((workspace.last_activity_at, workspace.expires_at), (20, Some(20 + TTL)));
     let both = NameChange::from_request(Some("x".to_owned()), true).unwrap_err();
     assert_eq!(both.to_string(), "name and clear_name cannot be used together");
+}
+
+#[test]
+fn an_update_of_the_network_changes_policy_and_rules_together_or_neither() {
+    let fixture = Fixture::new();
+    let id = fixture.workspace(1, 0);
+    let list = |text: &str| NetworkRules { allow: vec![text.parse().unwrap()], ..Default::default() };
+    let update = |policy, add| WorkspaceUpdate {
+        network: NetworkUpdate { policy, add, ..Default::default() },
+        ..Default::default()
+    };
+    let refused = text(fixture.update(id, &update(None, list("a.example")), 10));
+    assert_eq!(refused, "network rules that allow something need a network policy other than off");
+    let opened = fixture.update(id, &update(Some(NetworkPolicy::Egress), list("a.example")), 10).unwrap();
+    assert_eq!((opened.network_policy, &opened.network_rules), (NetworkPolicy::Egress, &list("a.example")));
+    let closed = fixture.update(id, &update(Some(NetworkPolicy::Off), Default::default()), 20).unwrap();
+    assert_eq!((closed.network_policy, closed.network_rules), (NetworkPolicy::Off, list("a.example")));
+    let same = update(Some(NetworkPolicy::Off), Default::default());
+    assert_eq!(
+        text(fixture.update(id, &same, 30)),
+        "workspace update requested no effective metadata change"
+    );
 }
 
 #[test]

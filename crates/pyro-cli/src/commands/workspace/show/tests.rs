@@ -25,6 +25,7 @@ fn plain() -> WorkspaceView {
         state: "started",
         stop_reason: None,
         network_policy: "off".into(),
+        network_rules: pyro_core::network::NetworkRules::default(),
         network_enabled: false,
         guest_ip: None,
         execution_mode: "guest_vsock",

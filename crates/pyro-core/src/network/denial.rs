@@ -1,0 +1,156 @@
+//! What was denied, told to whoever's command did it.
+
+use crate::limits::{REMEMBERED_DENIALS, TOLD_DENIALS};
+use pyro_net::policy::{Decision, Protocol, Reason, Rule, Verdict};
+use pyro_net::{End, FlowEvent};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Something that a guest wanted to reach and may not, however often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDenial {
+    /// `tcp`, `udp` or `icmp`; `dns` where only a name was asked for.
+    pub protocol: String,
+    /// `HOST:PORT`, by name where the guest knew one; a name alone where only that was asked for.
+    pub destination: String,
+    /// The address that was decided on.
+    pub address: Option<SocketAddr>,
+    /// What decided, in words.
+    pub reason: String,
+    /// The rule that decided; `None` where the policy did without one.
+    pub rule: Option<Rule>,
+    /// The smallest rule that would have allowed it, if any can.
+    pub allow_with: Option<Rule>,
+    /// How often, as far as it is remembered.
+    pub count: u64,
+}
+
+impl NetworkDenial {
+    /// What `event` tells, if it was denied.
+    pub fn of(event: &FlowEvent) -> Option<Self> {
+        if event.verdict == Verdict::Allow {
+            return None;
+        }
+        let at = event.dialled.unwrap_or(event.destination);
+        let is_question = event.dialled.is_none() && event.destination.port() == NAME_PORT;
+        let (protocol, destination) = match (event.names.first(), event.protocol) {
+            (Some(name), _) if is_question => ("dns".to_owned(), name.to_string()),
+            (Some(name), Protocol::Icmp) => (event.protocol.to_string(), name.to_string()),
+            (None, Protocol::Icmp) => (event.protocol.to_string(), at.ip().to_string()),
+            (Some(name), Protocol::Tcp | Protocol::Udp) => {
+                (event.protocol.to_string(), format!("{name}:{}", at.port()))
+            }
+            (None, Protocol::Tcp | Protocol::Udp) => (event.protocol.to_string(), at.to_string()),
+        };
+        Some(Self {
+            protocol,
+            destination,
+            address: (!is_question).then_some(at),
+            reason: reason(event),
+            rule: event.rule.clone(),
+            allow_with: event.smallest_rule_that_would_allow.clone(),
+            count: 1,
+        })
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        (&self.protocol, &self.destination, self.address, &self.reason)
+            == (&other.protocol, &other.destination, other.address, &other.reason)
+    }
+}
+
+/// Where names are asked for.
+const NAME_PORT: u16 = 53;
+
+fn reason(event: &FlowEvent) -> String {
+    let text = match (event.end, event.reason) {
+        (End::Denied, Some(reason)) => decision_text(reason, event.rule.clone()),
+        (end, _) => end.to_string(),
+    };
+    let plain = text.strip_prefix("denied").map(|rest| rest.trim_start_matches([':', ' ']).to_owned());
+    match plain {
+        Some(plain) if !plain.is_empty() => plain,
+        Some(_) | None => text,
+    }
+}
+
+fn decision_text(reason: Reason, rule: Option<Rule>) -> String {
+    Decision { verdict: Verdict::Deny, reason, rule, smallest_rule_that_would_allow: None }.to_string()
+}
+
+impl fmt::Display for NetworkDenial {
+    /// One line: what, why, by which rule, and what to do about it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "denied {} {}", self.protocol, self.destination)?;
+        if let Some(address) = self.address.filter(|at| !self.destination.contains(&at.ip().to_string())) {
+            write!(f, " ({})", address.ip())?;
+        }
+        write!(f, ": {}", self.reason)?;
+        if self.count > 1 {
+            write!(f, " ({} times)", self.count)?;
+        }
+        match &self.rule {
+            Some(rule) => write!(f, " rule={rule}")?,
+            None => f.write_str(" rule=none")?,
+        }
+        match &self.allow_with {
+            Some(rule) => write!(f, " allow with: --allow {rule}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What was denied in a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDenials {
+    /// Each once, the first first.
+    pub denials: Vec<NetworkDenial>,
+    /// Whether there were more than are remembered or told.
+    pub truncated: bool,
+    /// What comes later has this number or a higher one.
+    pub(crate) next: u64,
+}
+
+/// What a machine's network remembers of what it denied.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// With the number of its last time, which grows.
+    denials: VecDeque<(u64, NetworkDenial)>,
+    next: u64,
+    /// What has this number or a higher one is remembered.
+    complete_from: u64,
+}
+
+impl Memory {
+    /// Takes note of `event`, if it was denied.
+    pub(crate) fn note(&mut self, event: &FlowEvent) {
+        if event.left_out > 0 {
+            // Among them may have been denials.
+            self.next += 1;
+            self.complete_from = self.next;
+        }
+        let Some(mut denial) = NetworkDenial::of(event) else { return };
+        if let Some(at) = self.denials.iter().position(|(_, known)| known.is_like(&denial))
+            && let Some((_, known)) = self.denials.remove(at)
+        {
+            denial.count += known.count;
+        }
+        if self.denials.len() >= REMEMBERED_DENIALS
+            && let Some((number, _)) = self.denials.pop_front()
+        {
+            self.complete_from = self.complete_from.max(number + 1);
+        }
+        self.denials.push_back((self.next, denial));
+        self.next += 1;
+    }
+
+    /// What was denied since number `from`.
+    pub(crate) fn since(&self, from: u64) -> NetworkDenials {
+        let mut found = self.denials.iter().filter(|(number, _)| *number >= from).map(|(_, one)| one.clone());
+        let denials = found.by_ref().take(TOLD_DENIALS).collect();
+        let truncated = found.next().is_some() || self.complete_from > from;
+        NetworkDenials { denials, truncated, next: self.next }
+    }
+}

@@ -1,0 +1,227 @@
+use super::check::check_with;
+use super::denial::Memory;
+use super::*;
+use crate::limits::{REMEMBERED_DENIALS, TOLD_DENIALS};
+use pyro_net::Dialer;
+use pyro_net::policy::{Reason, Verdict};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+fn rules(allow: &[&str], allow_only: &[&str], deny: &[&str]) -> NetworkRules {
+    let list = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    NetworkRules { allow: list(allow), allow_only: list(allow_only), deny: list(deny) }
+}
+
+/// Opens nothing.
+struct Nobody;
+
+impl Dialer for Nobody {
+    fn tcp(&mut self, _: SocketAddr) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn udp(&mut self, _: SocketAddr) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn ping(&mut self, _: IpAddr) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn is_hosts(&mut self, address: IpAddr) -> bool {
+        address.is_loopback()
+    }
+}
+
+fn checked(rules: &NetworkRules, text: &str) -> Result<NetworkCheck, CheckError> {
+    let look_up = |name: &str| match name {
+        "public.example" => vec!["9.9.9.9".parse().unwrap()],
+        "inside.example" => vec!["9.9.9.9".parse().unwrap(), "10.0.0.5".parse().unwrap()],
+        _ => Vec::new(),
+    };
+    check_with(&enforced(NetworkPolicy::Egress, rules), text, &mut Nobody, &look_up)
+}
+
+#[test]
+fn rules_that_allow_need_a_network_and_are_bounded() {
+    assert!(matches!(rules(&["a.example"], &[], &[]).check(NetworkPolicy::Off), Err(NetworkError::Off)));
+    assert!(matches!(rules(&[], &["a.example"], &[]).check(NetworkPolicy::Off), Err(NetworkError::Off)));
+    rules(&[], &[], &["a.example"]).check(NetworkPolicy::Off).unwrap();
+    rules(&["a.example"], &[], &[]).check(NetworkPolicy::Egress).unwrap();
+    let long: Vec<String> = (0..1000).map(|number| format!("{}.{number}.example", "a".repeat(60))).collect();
+    let many = NetworkRules {
+        deny: long.iter().map(|text| text.parse().unwrap()).collect(),
+        ..rules(&["b.example"], &[], &[])
+    };
+    many.check(NetworkPolicy::Egress).unwrap();
+    let longer: Vec<String> = long.iter().map(|text| format!("{}.{text}", "b".repeat(60))).collect();
+    let many = NetworkRules { deny: longer.iter().map(|text| text.parse().unwrap()).collect(), ..many };
+    assert!(matches!(many.check(NetworkPolicy::Egress), Err(NetworkError::TooLong(_))));
+    let most = NetworkRules { deny: vec!["a.example".parse().unwrap(); 1025], ..NetworkRules::default() };
+    assert!(matches!(
+        most.check(NetworkPolicy::Egress),
+        Err(NetworkError::Policy(PolicyError::TooManyRules(1025)))
+    ));
+}
+
+#[test]
+fn a_file_of_rules_has_the_names_of_the_options() {
+    let text = "allow = ['10.0.0.5:5432']\nallow-only = ['*.example.com']\ndeny = ['bad.example']";
+    assert_eq!(
+        NetworkRules::parse_file(text).unwrap(),
+        rules(&["10.0.0.5:5432"], &["*.example.com"], &["bad.example"])
+    );
+    let error = NetworkRules::parse_file("permit = []").unwrap_err();
+    assert!(error.explain().hint.unwrap().contains("allow-only"), "{error}");
+    assert!(NetworkRules::parse_file("allow = ['https://a/b']").is_err());
+}
+
+#[test]
+fn allow_only_closes_the_public_internet_and_off_closes_everything() {
+    assert_eq!(enforced(NetworkPolicy::Egress, &rules(&["a.example"], &[], &[])).mode, Mode::Egress);
+    let list = enforced(NetworkPolicy::EgressAndPublishedPorts, &rules(&["a.example"], &["b.example"], &[]));
+    assert_eq!((list.mode, list.allow.len()), (Mode::AllowList, 2));
+    assert_eq!(enforced(NetworkPolicy::Off, &rules(&["a.example"], &[], &[])), Policy::of(Mode::Off));
+}
+
+#[test]
+fn an_update_removes_before_it_adds_and_keeps_rules_under_off() {
+    let old = rules(&["a.example", "b.example"], &[], &["c.example"]);
+    let rule = |text: &str| text.parse::<Rule>().unwrap();
+    let some = NetworkUpdate {
+        removal: RuleRemoval::Some(vec![rule("a.example"), rule("c.example")]),
+        add: rules(&["b.example", "d.example"], &[], &[]),
+        ..NetworkUpdate::default()
+    };
+    let (policy, new) = some.apply(NetworkPolicy::Egress, &old).unwrap();
+    assert_eq!((policy, new), (NetworkPolicy::Egress, rules(&["b.example", "d.example"], &[], &[])));
+    let off = NetworkUpdate { policy: Some(NetworkPolicy::Off), ..NetworkUpdate::default() };
+    assert_eq!(off.apply(NetworkPolicy::Egress, &old).unwrap(), (NetworkPolicy::Off, old.clone()));
+    let all = NetworkUpdate { removal: RuleRemoval::All, ..NetworkUpdate::default() };
+    assert_eq!(all.apply(NetworkPolicy::Off, &old).unwrap(), (NetworkPolicy::Off, NetworkRules::default()));
+    let wrong =
+        NetworkUpdate { removal: RuleRemoval::Some(vec![rule("z.example")]), ..NetworkUpdate::default() };
+    assert!(matches!(wrong.apply(NetworkPolicy::Egress, &old), Err(NetworkError::NoRule(_))));
+    let opening = NetworkUpdate { add: rules(&["e.example"], &[], &[]), ..NetworkUpdate::default() };
+    assert!(matches!(opening.apply(NetworkPolicy::Off, &old), Err(NetworkError::Off)));
+    assert!(NetworkUpdate::default().is_empty() && !off.is_empty());
+}
+
+fn denied(number: u16) -> FlowEvent {
+    let destination = SocketAddr::new("10.0.0.5".parse().unwrap(), number);
+    FlowEvent {
+        started_ms: 1,
+        ended_ms: 1,
+        protocol: Protocol::Tcp,
+        source: "198.19.255.2:40000".parse().unwrap(),
+        destination,
+        dialled: Some(destination),
+        names: Vec::new(),
+        verdict: Verdict::Deny,
+        reason: Some(Reason::NotPublic(pyro_net::address::Kind::Private)),
+        rule: None,
+        smallest_rule_that_would_allow: Some(format!("tcp://{destination}").parse().unwrap()),
+        sent_bytes: 0,
+        received_bytes: 0,
+        end: End::Denied,
+        text: String::new(),
+        left_out: 0,
+    }
+}
+
+#[test]
+fn a_denial_says_what_why_and_what_would_allow_it() {
+    let denial = NetworkDenial::of(&denied(5432)).unwrap();
+    assert_eq!(
+        denial.to_string(),
+        "denied tcp 10.0.0.5:5432: its address is not public (private) rule=none allow with: --allow \
+         tcp://10.0.0.5:5432"
+    );
+    let named = FlowEvent { names: vec!["db.example".parse().unwrap()], end: End::OtherName, ..denied(443) };
+    let text = NetworkDenial::of(&named).unwrap().to_string();
+    assert!(text.starts_with("denied tcp db.example:443 (10.0.0.5): its first bytes are not for"), "{text}");
+    let question = FlowEvent {
+        protocol: Protocol::Udp,
+        destination: "198.19.255.1:53".parse().unwrap(),
+        dialled: None,
+        names: vec!["other.example".parse().unwrap()],
+        reason: Some(Reason::NotListed),
+        smallest_rule_that_would_allow: Some("other.example".parse().unwrap()),
+        ..denied(53)
+    };
+    assert_eq!(
+        NetworkDenial::of(&question).unwrap().to_string(),
+        "denied dns other.example: no rule allows it rule=none allow with: --allow other.example"
+    );
+    assert_eq!(NetworkDenial::of(&FlowEvent { verdict: Verdict::Allow, ..denied(1) }), None);
+}
+
+#[test]
+fn a_command_is_told_each_denial_of_its_own_time_once() {
+    let mut memory = Memory::default();
+    memory.note(&denied(1));
+    let before = memory.since(u64::MAX);
+    assert!(before.denials.is_empty());
+    for port in [2, 3, 2] {
+        memory.note(&denied(port));
+    }
+    let told = memory.since(before.next);
+    let seen: Vec<_> = told.denials.iter().map(|one| (one.destination.as_str(), one.count)).collect();
+    assert_eq!((seen, told.truncated), (vec![("10.0.0.5:3", 1), ("10.0.0.5:2", 2)], false));
+    assert!(memory.since(told.next).denials.is_empty());
+}
+
+#[test]
+fn what_is_remembered_and_told_of_denials_is_bounded_and_says_so() {
+    let mut memory = Memory::default();
+    for port in 1..=1000 {
+        memory.note(&denied(port));
+    }
+    let told = memory.since(0);
+    assert_eq!((told.denials.len(), told.truncated), (TOLD_DENIALS, true));
+    let late = memory.since(1000 - TOLD_DENIALS as u64);
+    assert_eq!((late.denials.len(), late.truncated), (TOLD_DENIALS, false));
+    assert!(memory.since(1000 - REMEMBERED_DENIALS as u64).truncated);
+    let now = memory.since(u64::MAX).next;
+    memory.note(&FlowEvent { left_out: 5, verdict: Verdict::Allow, ..denied(1) });
+    assert!(memory.since(now).truncated);
+}
+
+#[test]
+fn a_check_names_the_rule_that_decides_and_the_smallest_that_would_allow() {
+    let none = NetworkRules::default();
+    let allowed = |rules: &NetworkRules, text: &str| checked(rules, text).unwrap().allowed;
+    assert!(allowed(&none, "https://public.example/path?x"));
+    assert!(allowed(&none, "[2620:fe::fe]:443") && allowed(&none, "udp://9.9.9.9:53"));
+    let private = checked(&none, "10.0.0.5:5432").unwrap();
+    assert_eq!(
+        (private.allowed, private.allow_with.unwrap().to_string()),
+        (false, "tcp://10.0.0.5:5432".to_owned())
+    );
+    // One address that is not public is told, though the other one is.
+    let inside = checked(&none, "https://user@inside.example").unwrap();
+    assert_eq!(inside.allow_with.as_ref().unwrap().to_string(), "tcp://inside.example:443");
+    assert_eq!(inside.addresses.iter().map(|one| one.allowed).collect::<Vec<_>>(), [true, false]);
+    assert!(allowed(&rules(&["tcp://inside.example:443"], &[], &[]), "https://inside.example"));
+    let list = rules(&[], &["api.example"], &[]);
+    let other = checked(&list, "http://public.example:8080/").unwrap();
+    assert_eq!(other.allow_with.unwrap().to_string(), "tcp://public.example:8080");
+    assert!(other.addresses.is_empty(), "nobody may ask for it");
+    let closed = checked(&rules(&[], &[], &["*.example"]), "http://public.example").unwrap();
+    assert_eq!((closed.allowed, closed.rule.unwrap().to_string()), (false, "*.example".to_owned()));
+    let nowhere = checked(&none, "http://nowhere.example").unwrap();
+    assert!(nowhere.reason.ends_with("this host finds no address for it"), "{}", nowhere.reason);
+}
+
+#[test]
+fn what_names_no_host_or_port_is_an_error() {
+    let error = |text: &str| checked(&NetworkRules::default(), text).unwrap_err();
+    assert!(matches!(error("example.com"), CheckError::NoPort(_)));
+    assert!(matches!(error("::1"), CheckError::NoPort(_)));
+    assert!(matches!(error("gopher://example.com"), CheckError::NoPort(_)));
+    assert!(matches!(error("example.com:0"), CheckError::Port(_)));
+    assert!(matches!(error("example.com:x"), CheckError::Port(_)));
+    assert!(matches!(error("https://"), CheckError::Host { .. }));
+    assert!(matches!(error("https://a b/"), CheckError::Host { .. }));
+}
