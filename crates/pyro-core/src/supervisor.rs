@@ -13,8 +13,8 @@
 mod boot;
 mod client;
 mod detached;
-mod ports;
 mod network;
+mod ports;
 pub mod protocol;
 mod serve;
 mod services;

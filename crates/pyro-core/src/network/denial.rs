@@ -1,6 +1,7 @@
 //! What was denied, told to whoever's command did it.
 
 use crate::limits::{REMEMBERED_DENIALS, TOLD_DENIALS};
+use pyro_net::event::Subject;
 use pyro_net::policy::{Decision, Protocol, Reason, Rule, Verdict};
 use pyro_net::{End, FlowEvent};
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ impl NetworkDenial {
             return None;
         }
         let at = event.dialled.unwrap_or(event.destination);
-        let is_question = event.dialled.is_none() && event.destination.port() == NAME_PORT;
+        let is_question = event.subject == Subject::Name;
         let (protocol, destination) = match (event.names.first(), event.protocol) {
             (Some(name), _) if is_question => ("dns".to_owned(), name.to_string()),
             (Some(name), Protocol::Icmp) => (event.protocol.to_string(), name.to_string()),
@@ -60,9 +61,6 @@ impl NetworkDenial {
             == (&other.protocol, &other.destination, other.address, &other.reason)
     }
 }
-
-/// Where names are asked for.
-const NAME_PORT: u16 = 53;
 
 fn reason(event: &FlowEvent) -> String {
     let text = match (event.end, event.reason) {

@@ -3,6 +3,7 @@ use super::denial::Memory;
 use super::*;
 use crate::limits::{REMEMBERED_DENIALS, TOLD_DENIALS};
 use pyro_net::Dialer;
+use pyro_net::event::Subject;
 use pyro_net::policy::{Reason, Verdict};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -111,6 +112,7 @@ fn an_update_removes_before_it_adds_and_keeps_rules_under_off() {
 fn denied(number: u16) -> FlowEvent {
     let destination = SocketAddr::new("10.0.0.5".parse().unwrap(), number);
     FlowEvent {
+        subject: Subject::Flow,
         started_ms: 1,
         ended_ms: 1,
         protocol: Protocol::Tcp,

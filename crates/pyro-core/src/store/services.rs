@@ -82,6 +82,8 @@ pub enum ServiceChange<'a> {
         /// Ports of the host that lead to it from now on, as JSON.
         published: Option<&'a str>,
     },
+    /// Nothing leads to it any more.
+    Withdrawn,
     /// It ended and will be started again.
     BackedOff {
         /// How it ended.
@@ -185,6 +187,10 @@ impl StateStore {
                     "UPDATE services SET state = ?3, ready_at = ?4, published = ?5 \
                      WHERE workspace = ?1 AND token = ?2",
                     params![id, token, ServiceState::Running, now, published],
+                ),
+                ServiceChange::Withdrawn => tx.execute(
+                    "UPDATE services SET published = NULL WHERE workspace = ?1 AND token = ?2",
+                    params![id, token],
                 ),
                 ServiceChange::BackedOff { exit_code, problem } => {
                     let end = End { state: ServiceState::Backoff, exit_code: *exit_code, reason: None, problem };

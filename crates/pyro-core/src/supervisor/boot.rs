@@ -1,7 +1,7 @@
 //! From a request to a machine whose agent answers, and what it says from then on.
 
-use super::ports::GuestStreams;
 use super::network::{self, Cable, GuestNetwork};
+use super::ports::GuestStreams;
 use super::protocol::{CONSOLE_TAIL_BYTES, DiskRequest, StartRequest, Started};
 use crate::exec::{AgentError, AgentStream};
 use crate::limits::{BOOT_DEADLINE, SUPERVISOR_DEADLINE};

@@ -12,16 +12,12 @@ use pyro_vmm::NetworkSpec;
 use pyro_vmm::protocol::NetworkConfig;
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use tokio::sync::watch;
-
-/// Descriptors that a supervisor may have: each flow has one, and a little beside them.
-const DESCRIPTORS: u64 = pyro_net::limits::MOST_FLOWS as u64 + 1024;
 
 /// The two ends of a machine's cable.
 pub(super) struct Cable {
@@ -70,7 +66,6 @@ struct Log {
 impl GuestNetwork {
     /// Puts `policy` in force on the network's end of a cable; `log` is the directory to record flows in.
     pub(super) fn start(policy: Policy, link: OwnedFd, log: Option<&Path>) -> io::Result<Self> {
-        raise_descriptor_limit();
         let memory = Arc::new(Mutex::new(Memory::default()));
         let (log, lines) = match log.map(Log::open).transpose()? {
             Some((log, lines)) => (Some(log), Some(lines)),
@@ -145,14 +140,5 @@ fn write_all(mut writer: LogWriter, waiting: &Receiver<FlowEvent>, progress: &wa
         line.push('\n');
         writer.write(line.as_bytes());
         progress.send_replace(writer.at());
-    }
-}
-
-/// As far as the host lets it; what is beyond is refused flow by flow.
-fn raise_descriptor_limit() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
-    if current.is_some_and(|current| current < wanted) {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
     }
 }

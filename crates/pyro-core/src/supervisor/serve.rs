@@ -25,7 +25,7 @@ pub fn serve_stdin() -> io::Result<()> {
     // A terminal's Ctrl-C is the client's to handle; the machine ends when the client says so or is gone.
     // A session of its own also keeps a closing terminal from killing the supervisor before it cleans up.
     let _ = rustix::process::setsid();
-    // A thousand connections to a published port take two descriptors each.
+    // A thousand connections to a published port take two descriptors each, and each flow of the guest's one.
     let files = rustix::process::getrlimit(Resource::Nofile);
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
     let socket = io::stdin().as_fd().try_clone_to_owned()?;

@@ -46,6 +46,8 @@ struct Shared {
     streams: mpsc::Sender<StreamWanted>,
     /// What published ports lead over; there once the machine runs.
     ports: Arc<OnceLock<GuestStreams>>,
+    /// Changes when nothing may be published any more.
+    withdrawal: watch::Sender<()>,
 }
 
 impl Shared {
@@ -107,8 +109,6 @@ enum Phase {
 enum Order {
     Stop(Why),
     Restart,
-    /// Its ports are published no more.
-    Withdraw,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,8 @@ impl Services {
     /// None lives yet. Logs of services that are not on record any more are removed.
     pub(super) fn open(store: Arc<StateStore>, places: Places, id: WorkspaceId) -> Result<Self, StoreError> {
         let (streams, wanted) = mpsc::channel(1);
-        let shared = Shared { store, places, id, streams, ports: Arc::default() };
+        let shared =
+            Shared { store, places, id, streams, ports: Arc::default(), withdrawal: watch::channel(()).0 };
         shared.remove_unrecorded_logs()?;
         Ok(Self { shared, wanted, live: HashMap::new(), tasks: JoinSet::new() })
     }
@@ -237,9 +238,7 @@ impl Services {
 
     /// Frees the ports of all of them, which go on.
     pub(super) fn withdraw_ports(&self) {
-        for live in self.live.values() {
-            let _ = live.orders.send(Order::Withdraw);
-        }
+        self.shared.withdrawal.send_replace(());
     }
 
     /// Ends all of them, as far as they do so in time; their machine is about to end.

@@ -288,6 +288,9 @@ impl Supervised {
     /// Here, not in the client: what is on record is then in force, whoever dies.
     fn update(&mut self, update: &WorkspaceUpdate, running: &Running) -> Result<Answer, SupervisedError> {
         let workspace = self.store.update(self.id, update, now())?;
+        if workspace.network_policy != NetworkPolicy::EgressAndPublishedPorts {
+            self.services.withdraw_ports();
+        }
         let in_force = match &running.network {
             Some(network) => {
                 network.set_policy(enforced(workspace.network_policy, &workspace.network_rules));

@@ -226,6 +226,7 @@ impl Life {
     async fn attend(&mut self, (mut input, mut output): Halves) -> Run {
         let mut run = Run { exit_code: None, order: None, is_killed: false, ready_at: None, late: None };
         let mut ending = Ending::NotAsked;
+        let mut withdrawal = self.shared.withdrawal.subscribe();
         let mut readiness = readiness::wait(self.shared.clone(), &self.spec);
         if self.spec.readiness.is_none() {
             // Whatever it does next, it is ready first.
@@ -256,6 +257,10 @@ impl Life {
                         }
                     }
                 },
+                Ok(()) = withdrawal.changed() => {
+                    self.ports.close().await;
+                    self.change(&ServiceChange::Withdrawn);
+                }
                 order = next_order(&mut self.orders) => {
                     // Nobody else is let in to what is about to end.
                     self.ports.close().await;
