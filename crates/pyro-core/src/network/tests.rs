@@ -144,6 +144,7 @@ fn a_denial_says_what_why_and_what_would_allow_it() {
     let text = NetworkDenial::of(&named).unwrap().to_string();
     assert!(text.starts_with("denied tcp db.example:443 (10.0.0.5): its first bytes are not for"), "{text}");
     let question = FlowEvent {
+        subject: Subject::Name,
         protocol: Protocol::Udp,
         destination: "198.19.255.1:53".parse().unwrap(),
         dialled: None,

@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn records_are_read_in_any_pieces_and_halves_are_left_out() {
-        let line = r#"{"started_ms":1,"ended_ms":2,"protocol":"tcp","source":"198.19.255.2:4","destination":"9.9.9.9:443","verdict":"allow","sent_bytes":1,"received_bytes":2,"end":"finished","text":"t","left_out":0}"#;
+        let line = r#"{"subject":"flow","started_ms":1,"ended_ms":2,"protocol":"tcp","source":"198.19.255.2:4","destination":"9.9.9.9:443","verdict":"allow","sent_bytes":1,"received_bytes":2,"end":"finished","text":"t","left_out":0}"#;
         let bytes = format!("{line}\n{{\"half\n{line}\n{line}\n").into_bytes();
         let mut whole = Parser::default();
         assert_eq!(whole.take(&bytes, 0).len(), 3);
