@@ -183,6 +183,10 @@ fn a_run_has_a_network_only_when_it_is_asked_for() {
     assert_eq!(denials(&denied)[0].1, server.rule());
     let allowed = run(&["--network=egress", "--allow", &server.rule()]);
     assert_eq!((&allowed["stdout"], denials(&allowed)), (&"hello\n".into(), vec![]));
+    let observed = run(&["--network", "--observe", "--allow", "127.0.0.0/8"]);
+    assert_eq!(observed["network_contacts"]["rules"], serde_json::json!([server.rule()]), "{observed:#}");
+    let listed = run(&["--network", "--allow-only", &server.rule()]);
+    assert_eq!((&listed["stdout"], denials(&listed)), (&"hello\n".into(), vec![]));
     let closed = run(&["--network", "--allow", "127.0.0.0/8", "--deny", &server.rule()]);
     assert_eq!(closed["network_denials"][0]["rule"], server.rule());
 }
