@@ -95,6 +95,60 @@ fn json_errors_are_one_object_on_standard_output() {
 }
 
 #[test]
+fn network_rules_that_cannot_be_meant_are_refused_with_a_hint() {
+    for (arguments, message) in [
+        (
+            &["run", "debian:12", "--allow", "a.example", "--", "true"][..],
+            "need a network policy other than off",
+        ),
+        (
+            &["workspace", "create", "debian:12", "--allow-only", "a.example"],
+            "need a network policy other than off",
+        ),
+        (
+            &["run", "debian:12", "--network", "--allow", "https://a.example/b", "--", "true"],
+            "invalid network rule 'https://a.example/b' for --allow",
+        ),
+        (
+            &["workspace", "create", "debian:12", "--network-policy", "egress", "--deny", "a*.example"],
+            "invalid network rule 'a*.example' for --deny",
+        ),
+        (
+            &["run", "debian:12", "--network", "--network-rules", "/no/such/file", "--", "true"],
+            "cannot read the file of network rules '/no/such/file'",
+        ),
+    ] {
+        let ran = Pyro::new().run(arguments);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains(message), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_network_check_tells_the_rule_and_by_its_exit_code_whether_it_is_allowed() {
+    let check = |arguments: &[&str]| Pyro::new().run(&[&["network", "check"], arguments].concat());
+    let denied = check(&["10.0.0.5:5432"]);
+    let text = "tcp://10.0.0.5:5432: denied: its address is not public (private)\n\
+                allow with: --allow tcp://10.0.0.5:5432\n";
+    assert_eq!((denied.code, denied.stdout.as_str()), (Some(1), text));
+    let allowed = check(&["--allow", "10.0.0.0/8", "10.0.0.5:5432", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&allowed.stdout).unwrap();
+    assert_eq!(
+        (allowed.code, &value["allowed"], &value["rule"]),
+        (Some(0), &true.into(), &"10.0.0.0/8".into())
+    );
+    let off = check(&["--network-policy", "off", "https://192.0.2.1/"]);
+    assert!(off.code == Some(1) && off.stdout.contains("the network policy is off"), "{off:?}");
+    let wrong = check(&["example"]);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("[error] 'example' names no port"), "{wrong:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules.toml");
+    std::fs::write(&file, "allow-only = ['api.example:443']").unwrap();
+    let listed = check(&["--network-rules", file.to_str().unwrap(), "https://other.example"]);
+    assert!(listed.stdout.ends_with("allow with: --allow tcp://other.example:443\n"), "{listed:?}");
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_written_is_the_hosts_problem() {
     let pyro = Pyro::new();
     let file = pyro.state.path().join("file");

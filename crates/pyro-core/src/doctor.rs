@@ -175,7 +175,7 @@ fn runtime(config: &Config, can_boot: bool, issues: &mut Vec<String>) -> Option<
         capabilities: Capabilities {
             supports_vm_boot: works,
             supports_guest_exec: works,
-            supports_guest_network: false,
+            supports_guest_network: works,
         },
         catalog_version: environments::catalog_version().to_owned(),
         cache_dir: config.environment_cache_dir.clone(),

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::exec::{self, AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::guest_bundle::{BundleError, GuestBundle};
 use crate::limits::{self, BOOT_DEADLINE, OutOfRange, POWER_OFF_DEADLINE, SUPERVISOR_DEADLINE};
-use crate::network::{NetworkDenials, Policy};
+use crate::network::{NetworkContacts, NetworkDenials, Policy};
 use crate::packet::{Packet, PacketSocket};
 use crate::places::CONTROL_SOCKET;
 use crate::problem::{Blame, Explain, Problem};
@@ -247,6 +247,14 @@ impl Machine {
         self.link.denials(0).await.unwrap_or_default()
     }
 
+    /// Ends the guest's network and tells what it has reached.
+    pub async fn end_network(&self) -> Result<NetworkContacts, MachineError> {
+        match self.link.ask(&Request::EndNetwork, SUPERVISOR_DEADLINE).await? {
+            Answer::Contacts(contacts) => Ok(contacts),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// Ends the machine and returns when its supervisor is gone, and with it everything it owned.
     pub async fn stop(mut self) -> Result<(), MachineError> {
         // A supervisor that is gone already has stopped its machine.
@@ -417,6 +425,7 @@ pub(crate) fn unexpected(answer: Answer) -> MachineError {
         | Answer::Shell(_)
         | Answer::Updated { .. }
         | Answer::Denials(_)
+        | Answer::Contacts(_)
         | Answer::Snapshotted { .. } => {
             MachineError::SupervisorLost(Some(io::Error::other("it answered another question")))
         }

@@ -1,4 +1,4 @@
-use crate::commands::run::{Plan, run_plan};
+use crate::commands::run::{Observe, Plan, run_plan};
 use crate::output::Format;
 use clap::Args;
 use pyro_core::exec::ExecRequest;
@@ -19,6 +19,7 @@ impl Demo {
             shown_command: "git --version".to_owned(),
             machine: MachineRequest::default(),
             exec: ExecRequest { timeout: Some(Duration::from_secs(30)), ..ExecRequest::new(argv) },
+            observe: Observe::Nothing,
             format: Format::Json,
         })
     }

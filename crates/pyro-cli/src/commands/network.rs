@@ -4,7 +4,7 @@ pub(crate) mod check;
 
 use crate::output::{self, printable};
 use clap::Args;
-use pyro_core::network::{self, NetworkDenial, NetworkError, NetworkRules};
+use pyro_core::network::{self, NetworkContacts, NetworkDenial, NetworkError, NetworkRules};
 use pyro_core::{Blame, Explain, Problem};
 use std::fs::File;
 use std::io::{self, Read};
@@ -106,5 +106,17 @@ pub(crate) fn tell_denials(denials: &[NetworkDenial], truncated: bool) {
     }
     if truncated {
         output::note("[network] more was denied than is told here");
+    }
+}
+
+/// Says what was reached, as arguments that allow it and nothing else.
+pub(crate) fn tell_contacts(contacts: &NetworkContacts) {
+    let rules: Vec<String> = contacts.rules.iter().map(|rule| format!("--allow-only {rule}")).collect();
+    match rules.is_empty() {
+        true => output::note("[network] nothing was reached"),
+        false => output::note(format_args!("[network] reached: {}", rules.join(" "))),
+    }
+    if contacts.truncated {
+        output::note("[network] more was reached than is told here");
     }
 }

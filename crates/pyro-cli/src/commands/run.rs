@@ -5,7 +5,7 @@ use crate::commands::engine::parse_engine;
 use crate::commands::network::{NETWORK_POLICIES, RuleArgs, RuleArgumentError};
 use crate::output::{self, Format};
 use clap::Args;
-pub(crate) use plan::{Plan, run_plan};
+pub(crate) use plan::{Observe, Plan, run_plan};
 use pyro_core::limits;
 use pyro_core::machine::{EngineChoice, MachineRequest};
 use pyro_core::network::{self, Policy};
@@ -25,7 +25,8 @@ const EXAMPLE: &str = "pyro run debian:12 -- git --version";
   pyro run debian:12 --mem-mib 2048 --env CI=1 -- sh -lc 'echo $CI | tee /tmp/x'
   echo hello | pyro run debian:12 --stdin -- cat
   pyro run -t debian:12 -- bash
-  pyro run debian:12 --network --allow-only '*.debian.org:80' -- apt-get update")]
+  pyro run debian:12 --network --allow-only '*.debian.org:80' -- apt-get update
+  pyro run debian:12 --network --observe -- git clone https://git.example.com/project")]
 pub(crate) struct Run {
     /// An environment of the catalog (`pyro env list`), or an OCI image: REGISTRY/NAME:TAG, oci:DIRECTORY.
     environment: String,
@@ -57,6 +58,9 @@ pub(crate) struct Run {
     network: Option<String>,
     #[command(flatten)]
     rules: RuleArgs,
+    /// Say afterwards what was reached, as the rules that open it and nothing else.
+    #[arg(long, requires = "network")]
+    observe: bool,
     /// What runs the virtual CPUs: KVM where guests can run on it, or emulation.
     #[arg(long, value_parser = parse_engine, value_name = "auto|kvm|emulated")]
     engine: Option<EngineChoice>,
@@ -116,6 +120,7 @@ impl Run {
             shown_command: command.shown,
             machine,
             exec: command.exec,
+            observe: if self.observe { Observe::Contacts } else { Observe::Nothing },
             format,
         })
     }

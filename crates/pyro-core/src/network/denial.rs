@@ -1,13 +1,13 @@
-//! What was denied, told to whoever's command did it.
+//! What was denied, told to whoever's command did it, and what was reached.
 
-use crate::limits::{REMEMBERED_DENIALS, TOLD_DENIALS};
+use crate::limits::{REMEMBERED_CONTACTS, REMEMBERED_DENIALS, TOLD_DENIALS};
 use pyro_net::event::Subject;
 use pyro_net::policy::{Decision, Protocol, Reason, Rule, Verdict};
 use pyro_net::{End, FlowEvent};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Something that a guest wanted to reach and may not, however often.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +111,37 @@ pub struct NetworkDenials {
     pub(crate) next: u64,
 }
 
-/// What a machine's network remembers of what it denied.
+/// What a guest has reached, or has tried to without being denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkContacts {
+    /// The rules that open it and nothing else.
+    pub rules: Vec<Rule>,
+    /// Whether there was more.
+    pub truncated: bool,
+}
+
+impl NetworkContacts {
+    fn note(&mut self, event: &FlowEvent) {
+        self.truncated |= event.left_out > 0;
+        let Some(at) = event.dialled.filter(|_| event.verdict == Verdict::Allow) else { return };
+        let host = match (event.names.first(), at.ip()) {
+            (Some(name), _) => name.to_string(),
+            (None, IpAddr::V4(address)) => address.to_string(),
+            (None, IpAddr::V6(address)) => format!("[{address}]"),
+        };
+        let text = match event.protocol {
+            Protocol::Tcp | Protocol::Udp => format!("{}://{host}:{}", event.protocol, at.port()),
+            Protocol::Icmp => format!("{}://{host}", event.protocol),
+        };
+        match text.parse() {
+            Ok(rule) if self.rules.contains(&rule) => {}
+            Ok(rule) if self.rules.len() < REMEMBERED_CONTACTS => self.rules.push(rule),
+            Ok(_) | Err(_) => self.truncated = true,
+        }
+    }
+}
+
+/// What a machine's network remembers of what it denied, and of what it carried.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     /// With the number of its last time, which grows.
@@ -119,11 +149,13 @@ pub(crate) struct Memory {
     next: u64,
     /// What has this number or a higher one is remembered.
     complete_from: u64,
+    contacts: NetworkContacts,
 }
 
 impl Memory {
     /// Takes note of `event`, if it was denied.
     pub(crate) fn note(&mut self, event: &FlowEvent) {
+        self.contacts.note(event);
         if event.left_out > 0 {
             // Among them may have been denials.
             self.next += 1;
@@ -142,6 +174,11 @@ impl Memory {
         }
         self.denials.push_back((self.next, denial));
         self.next += 1;
+    }
+
+    /// What was reached, as far as it has ended.
+    pub(crate) fn contacts(&self) -> NetworkContacts {
+        self.contacts.clone()
     }
 
     /// What was denied since number `from`.

@@ -176,6 +176,22 @@ fn a_command_is_told_each_denial_of_its_own_time_once() {
 }
 
 #[test]
+fn what_was_reached_is_told_as_the_rules_that_open_it() {
+    let mut memory = Memory::default();
+    let allowed = |port| FlowEvent { verdict: Verdict::Allow, end: End::Finished, ..denied(port) };
+    let named = FlowEvent { names: vec!["api.example".parse().unwrap()], ..allowed(443) };
+    let echo =
+        FlowEvent { protocol: Protocol::Icmp, dialled: Some("[fd00::1]:0".parse().unwrap()), ..allowed(1) };
+    for event in [&allowed(80), &named, &denied(81), &named, &echo] {
+        memory.note(event);
+    }
+    let rules: Vec<String> = memory.contacts().rules.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["tcp://10.0.0.5:80", "tcp://api.example:443", "icmp://fd00::1"]);
+    (1..=2000).for_each(|port| memory.note(&allowed(port)));
+    assert!(memory.contacts().truncated);
+}
+
+#[test]
 fn what_is_remembered_and_told_of_denials_is_bounded_and_says_so() {
     let mut memory = Memory::default();
     for port in 1..=1000 {

@@ -1,7 +1,7 @@
 //! A machine's network: a stack on a thread of its own, what it denied, and the log of what it carried.
 
 use crate::limits::FLOW_RECORDS_WAITING;
-use crate::network::{FlowEvent, Memory, NetworkDenials, Policy};
+use crate::network::{FlowEvent, Memory, NetworkContacts, NetworkDenials, Policy};
 use crate::service_logs::LogWriter;
 use crate::supervisor::detached::Later;
 use crate::supervisor::protocol::Answer;
@@ -94,6 +94,12 @@ impl GuestNetwork {
     /// What was denied since number `from`.
     pub(super) fn denials(&self, from: u64) -> NetworkDenials {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).since(from)
+    }
+
+    /// Ends every flow, and tells what was reached; the guest reaches nothing from then on.
+    pub(super) fn end(&mut self) -> NetworkContacts {
+        drop(self.network.take());
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).contacts()
     }
 
     /// Waits until more than `seen` bytes of the log are there. Where none will be, the client is told of the

@@ -6,7 +6,7 @@
 use super::shells::{ShellAnswer, ShellRequest};
 use crate::exec::ExecRequest;
 use crate::faults::Fault;
-use crate::network::{NetworkDenials, Policy};
+use crate::network::{NetworkContacts, NetworkDenials, Policy};
 use crate::places::Places;
 use crate::problem::Problem;
 use crate::services::ServiceSpec;
@@ -70,6 +70,8 @@ pub(crate) enum Request {
     /// What the guest was denied since this number, which an earlier answer told; `u64::MAX` asks for the number
     /// alone. Answered with `Denials`.
     Denials { since: u64 },
+    /// End the machine's network and tell what its guest has reached. Answered with `Contacts`.
+    EndNetwork,
     /// A workspace's machine: answered with `Done` when its network has recorded more than these bytes.
     WaitNetworkLog { seen: u64 },
     /// What the machine is like. Answered with `Started`.
@@ -233,6 +235,7 @@ pub(crate) enum Answer {
         in_force: bool,
     },
     Denials(NetworkDenials),
+    Contacts(NetworkContacts),
     Snapshotted {
         entry_count: u64,
         bytes_written: u64,

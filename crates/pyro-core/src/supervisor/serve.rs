@@ -2,6 +2,7 @@
 
 use super::boot::{Happening, Running, StartError, console_text};
 use super::client::{self, Order, Reply};
+use super::network::GuestNetwork;
 use super::protocol::{Answer, EndCause, Ended, Life, Request, StartRequest, Stop};
 use super::supervised::{Next, Supervised};
 use crate::faults::{self, Fault, FaultPoint};
@@ -214,6 +215,10 @@ impl Hub {
             Request::Denials { since } => {
                 let denials = self.running.network.as_ref().map(|network| network.denials(since));
                 Reply::Answer(Answer::Denials(denials.unwrap_or_default()))
+            }
+            Request::EndNetwork => {
+                let contacts = self.running.network.as_mut().map(GuestNetwork::end);
+                Reply::Answer(Answer::Contacts(contacts.unwrap_or_default()))
             }
             Request::Stop(how) => return Some(self.stop(how).await),
             Request::Start(_) => Reply::Refused,

@@ -278,7 +278,8 @@ impl Supervised {
             | Request::Connect { .. }
             | Request::Stop(_)
             | Request::Describe
-            | Request::Denials { .. } => {
+            | Request::Denials { .. }
+            | Request::EndNetwork => {
                 return Reply::Refused;
             }
         };

@@ -1,9 +1,11 @@
 use super::{
-    AttachInput, AttachOutput, AttachRestore, Awaited, CommandFollow, CreateWorkspace, ExportOptions,
-    ForkWorkspace, KillSignal, LogTail, Newline, OpenShell, Pyro, ReadShell, Repair, SeedFilter,
-    ServiceFollow, ServiceRequest, ServiceUntil, WorkspaceCommand, WorkspaceExec,
+    AttachInput, AttachOutput, AttachRestore, Awaited, Captured, CommandFollow, CreateWorkspace,
+    ExportOptions, ForkWorkspace, KillSignal, LogTail, NetworkFollow, Newline, OpenShell, Pyro, ReadShell,
+    Repair, SeedFilter, ServiceFollow, ServiceRequest, ServiceUntil, UpdateWorkspace, WorkspaceCommand,
+    WorkspaceExec,
 };
 use crate::environments::Silent;
+use crate::exec::Exit;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +28,8 @@ sendable! {
     |pyro: &Pyro, create: &CreateWorkspace, fork: &ForkWorkspace, command: &WorkspaceCommand,
      exec: &WorkspaceExec<'_>, follow: &mut CommandFollow<'_>, path: &Path, service: &ServiceRequest,
      service_log: &mut ServiceFollow<'_>, open: &OpenShell, read: &ReadShell, input: &mut AttachInput,
-     screen: &mut AttachOutput, restore: AttachRestore|
+     screen: &mut AttachOutput, restore: AttachRestore, finished: WorkspaceExec<'_>, exit: &Exit,
+     update: &UpdateWorkspace, flows: &mut NetworkFollow<'_>|
     pyro.settle();
     pyro.create(create, Arc::new(Silent), &|_| ());
     pyro.fork("", fork);
@@ -37,6 +40,9 @@ sendable! {
     pyro.wait("", Awaited::Idle, None);
     pyro.exec("", command);
     exec.why_disconnected();
+    finished.finish(exit, Captured::default());
+    pyro.update("", update);
+    flows.next();
     pyro.exec_detached("", command);
     pyro.command_wait("", 1, None);
     pyro.command_kill("", 1, KillSignal::Int);

@@ -1,14 +1,14 @@
 //! One run from environment to exit code.
 
 use crate::cli::{block_on, config};
-use crate::commands::network::tell_denials;
+use crate::commands::network::{tell_contacts, tell_denials};
 use crate::commands::session::{
     EXIT_BROKEN_PIPE, EXIT_UNKNOWN, Ended, Keep, Signals, Sink, converse, exit_code,
 };
 use crate::output::{self, Format, PullProgress};
 use pyro_core::exec::{AgentError, ExecRequest, Exit};
 use pyro_core::machine::{BootImage, Machine, MachineError, MachineId, MachineRequest};
-use pyro_core::network::NetworkDenials;
+use pyro_core::network::{NetworkContacts, NetworkDenials};
 use pyro_core::{Config, Explain, Problem, environments};
 use serde_json::json;
 use std::process::ExitCode;
@@ -20,7 +20,16 @@ pub(crate) struct Plan {
     pub(crate) shown_command: String,
     pub(crate) machine: MachineRequest,
     pub(crate) exec: ExecRequest,
+    pub(crate) observe: Observe,
     pub(crate) format: Format,
+}
+
+/// What is said of a run's network beside what was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Observe {
+    Nothing,
+    /// What was reached.
+    Contacts,
 }
 
 /// How the command's part of a run ended.
@@ -84,17 +93,24 @@ async fn run(config: &Config, plan: Plan) -> ExitCode {
         outcome = execute(&mut machine, &exec, format) => outcome,
         code = signals.next() => Outcome::Interrupted(code),
     };
+    let contacts = match plan.observe {
+        Observe::Nothing => None,
+        // A machine that ended by itself has told why.
+        Observe::Contacts => machine.end_network().await.ok(),
+    };
     let stopped = machine.stop().await;
-    tell(&plan, &environment, &id, outcome, stopped)
+    tell(&plan, &environment, &id, Told { outcome, contacts, stopped })
 }
 
-fn tell(
-    plan: &Plan,
-    environment: &environments::Installed,
-    id: &MachineId,
+/// What is known when the machine is gone.
+struct Told {
     outcome: Outcome,
+    contacts: Option<NetworkContacts>,
     stopped: Result<(), MachineError>,
-) -> ExitCode {
+}
+
+fn tell(plan: &Plan, environment: &environments::Installed, id: &MachineId, told: Told) -> ExitCode {
+    let Told { outcome, contacts, stopped } = told;
     let (exit, sink, denied) = match outcome {
         Outcome::Exited { exit, sink, denied } => (exit, sink, denied),
         Outcome::Interrupted(code) => return ExitCode::from(code),
@@ -116,6 +132,7 @@ fn tell(
                 plan.environment
             ));
             tell_denials(&denied.denials, denied.truncated);
+            contacts.iter().for_each(tell_contacts);
         }
         Format::Json => output::json(&json!({
             "vm_id": id.as_str(),
@@ -131,6 +148,7 @@ fn tell(
             "execution_mode": "guest_vsock",
             "network_denials": denied.denials,
             "network_denials_truncated": denied.truncated,
+            "network_contacts": contacts,
             "cleanup": {
                 "vm_id": id.as_str(),
                 "deleted": stopped.is_ok(),
