@@ -174,7 +174,8 @@ async fn one_that_was_never_ready_is_not_started_again() {
     let answer = lab.start("web", spec(tcp(), on_failure())).unwrap();
     let mut guest = lab.stream().await;
     guest.execute(7).await;
-    lab.stream().await.asked().await;
+    let mut asked = lab.stream().await;
+    asked.asked().await;
     guest.exit(9).await;
     assert!(matches!(answer.await, Answer::Done));
     let reason = Some(ServiceStop::ExitedBeforeReady);
