@@ -8,7 +8,7 @@ mod support;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use support::host::Host;
@@ -223,6 +223,16 @@ fn a_new_interface_comes_with_the_next_start_and_rules_stay_over_stop_reset_and_
     assert_eq!(host.shell("w", "ls /sys/class/net"), "lo\n");
 }
 
+/// Ends with its test, however that does.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn git_clones_from_a_server_that_a_rule_opens() {
     if !guest_available() {
@@ -241,11 +251,15 @@ fn git_clones_from_a_server_that_a_rule_opens() {
     git(&["-C", "repo", "commit", "-q", "-m", "first"]);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let base = format!("--base-path={}", host.files.path().display());
-    let mut daemon = Command::new("git")
-        .args(["daemon", "--listen=127.0.0.1", &format!("--port={port}"), "--export-all", &base])
+    let programs = Command::new("git").arg("--exec-path").output().unwrap().stdout;
+    // Itself, not `git`, whose child would outlive it.
+    let daemon = Command::new(format!("{}/git-daemon", String::from_utf8_lossy(&programs).trim()))
+        .args(["--listen=127.0.0.1", &format!("--port={port}"), "--export-all", &base])
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let _daemon = Daemon(daemon);
     wait_until("git daemon", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     host.create(&["--name", "w", "--network-policy", "egress", "--allow", &format!("127.0.0.1:{port}")]);
     let cloned = host.workspace(&[
@@ -254,8 +268,6 @@ fn git_clones_from_a_server_that_a_rule_opens() {
         "--shell",
         &format!("git clone -q git://{GATEWAY}:{port}/repo/.git copy && wc -c < copy/file"),
     ]);
-    let _ = daemon.kill();
-    let _ = daemon.wait();
     assert_eq!((cloned.code, cloned.stdout.as_str()), (Some(0), "800000\n"), "{cloned:?}");
 }
 

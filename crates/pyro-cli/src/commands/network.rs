@@ -19,8 +19,8 @@ const MOST_RULE_BYTES: u64 = (256 << 10) + 1;
 // Rules, wherever a policy can be given. A doc comment here would replace the commands' help.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct RuleArgs {
-    /// Open more than the public internet: [PROTOCOL://]HOST[:PORTS], where HOST is a DOMAIN, *.DOMAIN, an
-    /// ADDRESS or a RANGE; repeatable.
+    /// Open more than the public internet: HOST, HOST:PORTS or PROTOCOL://HOST:PORTS, where HOST is a DOMAIN,
+    /// *.DOMAIN, an ADDRESS or a RANGE; repeatable.
     ///
     /// An address that is not public, like a company's server, is reached only by a rule for it; the host's own
     /// loopback is at the guest's gateway, 198.19.255.1. For example: --allow 10.0.0.5:5432

@@ -16,7 +16,7 @@ macro_rules! sendable {
         const SENDABLE: &[&str] = &[$(stringify!($method)),*];
 
         /// Never called: what a future is like is known when it compiles.
-        #[allow(dead_code, reason = "it compiles, and that is the test")]
+        #[allow(dead_code, clippy::too_many_arguments, reason = "it compiles, and that is the test")]
         fn compiles($($name: $kind),*) {
             fn send(_: impl Send) {}
             $(send($owner.$method($($argument),*));)*
