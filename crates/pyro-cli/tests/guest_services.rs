@@ -114,7 +114,7 @@ fn a_service_is_ready_when_what_it_is_known_by_is_there() {
     );
     assert_eq!(listed, wanted);
     assert!(host.done(&["status", "w"]).contains("\nServices: 5/6 running\n"));
-    assert!(host.done(&["list"]).contains(" services=5/6\n"));
+    assert!(host.done(&["list"]).contains(" services=5/6 "));
     assert!(host.done(&["summary", "w"]).contains("\nServices: 5/6 running\n"));
     let usage = status(&host, "tcp");
     assert!(
