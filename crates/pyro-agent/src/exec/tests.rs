@@ -26,11 +26,20 @@ fn reaper() -> Arc<Reaper> {
     Arc::clone(REAPER.get_or_init(start))
 }
 
-fn cgroup_base() -> Option<std::path::PathBuf> {
+/// A directory for one test's cgroups, where this user may make any.
+fn cgroup_base(test: &str) -> Option<std::path::PathBuf> {
+    let is_usable = |base: &std::path::PathBuf| {
+        let is_usable = Cgroups::open(base).is_ok();
+        if !is_usable {
+            // What is no cgroup is a directory that stays.
+            let _ = std::fs::remove_dir(base);
+        }
+        is_usable
+    };
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .into_iter()
-        .map(|root| Path::new(root).join(format!("pyro-agent-test-{}", std::process::id())))
-        .find(|base| Cgroups::open(base).is_ok())
+        .map(|root| Path::new(root).join(format!("pyro-agent-test-{test}-{}", std::process::id())))
+        .find(is_usable)
 }
 
 /// The host's side of one exec.
@@ -350,7 +359,7 @@ fn a_running_exec_does_not_hold_up_another() {
 
 #[test]
 fn a_cgroup_catches_what_leaves_its_session_and_is_removed() {
-    let Some(base) = cgroup_base() else {
+    let Some(base) = cgroup_base("daemons") else {
         println!("skipped (no cgroup2 directory that this user may change)");
         return;
     };
@@ -370,7 +379,7 @@ fn a_cgroup_catches_what_leaves_its_session_and_is_removed() {
 
 #[test]
 fn a_whole_tree_is_asked_to_end_and_given_time_for_it() {
-    let Some(base) = cgroup_base() else {
+    let Some(base) = cgroup_base("stop") else {
         println!("skipped (no cgroup2 directory that this user may change)");
         return;
     };
