@@ -93,6 +93,8 @@ pub const GUEST_PORT: RangeInclusive<u64> = 1..=65_535;
 pub const KILL_GRACE: Duration = Duration::from_secs(10);
 /// How long a caller may wait for something to happen, seconds: as long as a workspace may live.
 pub const WAIT_SECONDS: RangeInclusive<u64> = 1..=31_536_000;
+/// How long a supervisor that ends looks for clients that have connected meanwhile: the kernel holds them ready.
+pub const LATE_CLIENT: Duration = Duration::from_millis(1);
 /// How long a supervisor that ends waits for its clients to take its last word.
 pub const CLIENT_LINGER: Duration = Duration::from_secs(2);
 /// Output kept per stream where a result carries it as a value (`--json`). More is cut and said so.

@@ -6,7 +6,7 @@ use super::network::GuestNetwork;
 use super::protocol::{Answer, EndCause, Ended, Life, Request, StartRequest, Stop};
 use super::supervised::{Next, Supervised};
 use crate::faults::{self, Fault, FaultPoint};
-use crate::limits::{CLIENT_LINGER, MAX_CLIENTS, POWER_OFF_DEADLINE};
+use crate::limits::{CLIENT_LINGER, LATE_CLIENT, MAX_CLIENTS, POWER_OFF_DEADLINE};
 use crate::packet::{Packet, PacketSocket};
 use crate::places::Places;
 use crate::problem::{Explain, Problem};
@@ -132,11 +132,19 @@ impl Hub {
         drop(self.running);
         reap_descendants();
         faults::reach(self.fault.as_ref(), FaultPoint::StopEnded);
-        if let Some(supervised) = self.supervised.take() {
-            supervised.end(&ended);
-        }
+        let late = self.supervised.take().map(|supervised| supervised.end(&ended));
         self.ended.send_replace(Some(ended));
-        // Nobody else is let in; those who are here are told, and waited for so that they hear it.
+        // Who came while the machine ended is told as well; after that nobody can come any more.
+        if let Some(listener) = late {
+            for _ in 0..MAX_CLIENTS {
+                let Ok(Ok(socket)) = tokio::time::timeout(LATE_CLIENT, listener.accept()).await else {
+                    break;
+                };
+                let (sender, ended) = (self.sender.clone(), self.ended.subscribe());
+                self.clients.spawn(client::serve(socket, sender, ended));
+            }
+        }
+        // Those who are here are waited for, so that they hear it.
         let _ =
             tokio::time::timeout(CLIENT_LINGER, async { while self.clients.join_next().await.is_some() {} })
                 .await;

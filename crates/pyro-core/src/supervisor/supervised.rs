@@ -219,8 +219,9 @@ impl Supervised {
         self.places.reach(FaultPoint::ServicesStopped);
     }
 
-    /// Records the end of the machine.
-    pub(super) fn end(mut self, ended: &Ended) {
+    /// Records the end of the machine, which is anybody's to start again from then on. Gives the socket for those
+    /// who have connected meanwhile.
+    pub(super) fn end(mut self, ended: &Ended) -> PacketListener {
         // Their rows go with the change of state.
         drop(self.shells);
         self.services.end();
@@ -233,7 +234,7 @@ impl Supervised {
             EndCause::Expired => {
                 // What cannot be removed now is removed by the next call.
                 let _ = garbage::remove(&self.store, &self.places, self.id, Departure::Expired);
-                return;
+                return self.listener;
             }
             EndCause::Failed(reason) => Some(reason.clone()),
             EndCause::Machine(reason) => Some(match ended.console.lines().next_back() {
@@ -244,6 +245,7 @@ impl Supervised {
         // What cannot be recorded now is found by the next call: the lock is free and the state says started.
         let from = [WorkspaceState::Started];
         let _ = self.store.set_state(self.id, &from, WorkspaceState::Stopped, reason.as_deref(), now());
+        self.listener
     }
 
     pub(super) async fn carry_out(&mut self, request: Request, running: &mut Running) -> Reply {
