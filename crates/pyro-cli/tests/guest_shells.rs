@@ -512,7 +512,11 @@ fn an_attached_terminal_shows_what_the_shell_shows() {
         lines.len() == 10 && lines[..9].iter().zip(492..).all(|(line, number)| *line == number.to_string())
             || lines.len() == 10 && lines[8].parse::<u32>().is_ok()
     });
-    assert_eq!((&shell.read(0, &[])["cols"], &shell.read(0, &[])["rows"]), (&60.into(), &10.into()));
+    // The terminal cuts what it shows before the shell hears of it.
+    wait_until("the shell's size", || {
+        let read = shell.read(0, &[]);
+        (&read["cols"], &read["rows"]) == (&60.into(), &10.into())
+    });
 
     // Detaching leaves the program where it is; attaching draws its screen again.
     screen.keys(&["C-p", "C-q"]);
