@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::dialer::Dialer;
 use crate::dns::Resolver;
-use crate::event::EventSink;
+use crate::event::{EventSink, OpenFlows};
 use crate::policy::Policy;
 use crate::stack::{Counters, Setup, Stack, Turn};
 
@@ -30,6 +31,8 @@ struct Orders {
 struct State {
     policy: Option<Policy>,
     counters: Counters,
+    /// Who wants to know of how many open flows.
+    asked: Vec<(usize, Sender<OpenFlows>)>,
     is_over: bool,
 }
 
@@ -68,6 +71,14 @@ impl Network {
         self.orders.change(|state| state.policy = Some(policy));
     }
 
+    /// Asks for the flows that go on, at most `most` of them. Nothing comes where the network has ended.
+    #[must_use]
+    pub fn open_flows(&self, most: usize) -> Receiver<OpenFlows> {
+        let (sender, told) = channel();
+        self.orders.change(|state| state.asked.push((most, sender)));
+        told
+    }
+
     /// What was seen up to the last turn.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -102,12 +113,18 @@ fn run(mut stack: Stack, orders: &Orders) {
         let order = {
             let mut state = orders.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.counters = stack.counters();
-            (state.policy.take(), state.is_over)
+            (state.policy.take(), std::mem::take(&mut state.asked), state.is_over)
         };
-        match order {
-            (_, true) => break,
-            (Some(policy), false) => stack.set_policy(policy),
-            (None, false) => {}
+        let (policy, asked, is_over) = order;
+        if is_over {
+            break;
+        }
+        if let Some(policy) = policy {
+            stack.set_policy(policy);
+        }
+        for (most, sender) in asked {
+            // Who asked may have given up.
+            let _ = sender.send(stack.open_flows(most));
         }
         match stack.work(started.elapsed()) {
             Ok(Turn::On) => {}
@@ -115,6 +132,8 @@ fn run(mut stack: Stack, orders: &Orders) {
         }
     }
     stack.end();
+    // Nobody waits for an answer that nobody gives.
+    orders.change(|state| state.asked.clear());
 }
 
 #[cfg(test)]
@@ -162,6 +181,19 @@ mod tests {
         network.set_policy(Policy::of(Mode::Off));
         drop(network);
         assert_eq!(recv(&cable, &mut answer, RecvFlags::empty()).unwrap().1, 0);
+    }
+
+    #[test]
+    fn a_running_network_tells_of_open_flows_and_one_that_ends_tells_nobody() {
+        let (mut network, cable) = start();
+        let patience = Duration::from_secs(20);
+        assert_eq!(network.open_flows(9).recv_timeout(patience), Ok(OpenFlows::default()));
+        drop(cable);
+        network.thread.take().unwrap().join().unwrap();
+        // Whoever asks later has nobody to wait for either, once the network is dropped.
+        let told = network.open_flows(9);
+        drop(network);
+        assert!(told.recv_timeout(patience).is_err());
     }
 
     #[test]

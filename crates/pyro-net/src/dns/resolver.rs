@@ -9,11 +9,31 @@ use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::records::Record;
+use super::servers;
 use crate::limits;
 use crate::policy::Name;
 
 /// A question's number, chosen by who asks.
 pub type Ticket = u64;
+
+/// What is wanted of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// Its addresses, by all that the host finds names with.
+    Addresses,
+    /// Its records of a kind that is none of addresses, from name servers.
+    Records(u16),
+}
+
+/// What was found of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Its addresses.
+    Addresses(Vec<IpAddr>),
+    /// The records that were wanted; none where the name has others only.
+    Records(Vec<Record>),
+}
 
 /// Why a name has no addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,19 +44,20 @@ pub enum ResolveError {
     Failed,
 }
 
-/// Turns names into addresses without making anyone wait.
+/// Looks names up without making anyone wait.
 pub trait Resolver: Send {
-    /// Begins to look for the addresses of `name`.
-    fn ask(&mut self, ticket: Ticket, name: &Name);
+    /// Begins to look for what is wanted of `name`.
+    fn ask(&mut self, ticket: Ticket, name: &Name, wanted: Wanted);
 
     /// The next finished question, if any.
-    fn finished(&mut self) -> Option<(Ticket, Result<Vec<IpAddr>, ResolveError>)>;
+    fn finished(&mut self) -> Option<(Ticket, Result<Found, ResolveError>)>;
 
     /// A descriptor that can be read when a question is finished, if the answer does not come at once.
     fn wakes(&self) -> Option<BorrowedFd<'_>>;
 }
 
-/// The host's resolver, with all its configuration, through the standard library.
+/// The host's resolver, with all its configuration, through the standard library; for records that are no addresses
+/// the name servers that it is configured with.
 pub struct HostResolver {
     shared: Arc<Shared>,
     threads: usize,
@@ -50,8 +71,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    questions: VecDeque<(Ticket, Name)>,
-    answers: VecDeque<(Ticket, Result<Vec<IpAddr>, ResolveError>)>,
+    questions: VecDeque<(Ticket, Name, Wanted)>,
+    answers: VecDeque<(Ticket, Result<Found, ResolveError>)>,
     idle: usize,
     is_over: bool,
 }
@@ -73,7 +94,7 @@ impl HostResolver {
 }
 
 impl Resolver for HostResolver {
-    fn ask(&mut self, ticket: Ticket, name: &Name) {
+    fn ask(&mut self, ticket: Ticket, name: &Name, wanted: Wanted) {
         let mut state = self.shared.state();
         if state.questions.len() >= limits::MAX_QUESTIONS_WAITING {
             // The host's resolver hangs; whoever asked has long given up on those that wait.
@@ -81,7 +102,7 @@ impl Resolver for HostResolver {
             let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
             return;
         }
-        state.questions.push_back((ticket, name.clone()));
+        state.questions.push_back((ticket, name.clone(), wanted));
         if state.idle < state.questions.len() && self.threads < limits::RESOLVER_THREADS {
             let shared = Arc::clone(&self.shared);
             let spawned = thread::Builder::new().name("resolver".into()).spawn(move || serve(&shared));
@@ -96,7 +117,7 @@ impl Resolver for HostResolver {
         self.shared.asked.notify_one();
     }
 
-    fn finished(&mut self) -> Option<(Ticket, Result<Vec<IpAddr>, ResolveError>)> {
+    fn finished(&mut self) -> Option<(Ticket, Result<Found, ResolveError>)> {
         let mut state = self.shared.state();
         let answer = state.answers.pop_front();
         if answer.is_none() {
@@ -124,14 +145,17 @@ fn serve(shared: &Shared) {
         if state.is_over {
             return;
         }
-        let Some((ticket, name)) = state.questions.pop_front() else {
+        let Some((ticket, name, wanted)) = state.questions.pop_front() else {
             state.idle += 1;
             state = shared.asked.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
             continue;
         };
         drop(state);
-        let answer = look_up(&name);
+        let answer = match wanted {
+            Wanted::Addresses => look_up(&name).map(Found::Addresses),
+            Wanted::Records(kind) => servers::ask(&servers::configured(), &name, kind).map(Found::Records),
+        };
         state = shared.state();
         state.answers.push_back((ticket, answer));
         // Full is as awake as one can be.
@@ -165,7 +189,7 @@ mod tests {
     fn the_host_resolves_its_own_name_for_itself() {
         let mut resolver = HostResolver::new().unwrap();
         for ticket in 0..20 {
-            resolver.ask(ticket, &"localhost".parse().unwrap());
+            resolver.ask(ticket, &"localhost".parse().unwrap(), Wanted::Addresses);
         }
         let mut seen = Vec::new();
         while seen.len() < 20 {
@@ -179,7 +203,8 @@ mod tests {
                 );
                 continue;
             };
-            assert!(answer.unwrap().iter().all(IpAddr::is_loopback));
+            let Found::Addresses(addresses) = answer.unwrap() else { panic!("records") };
+            assert!(addresses.iter().all(IpAddr::is_loopback));
             seen.push(ticket);
         }
         seen.sort_unstable();

@@ -18,7 +18,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::FlowKey;
 use super::device::{FlowDevice, Urgency};
-use crate::event::End;
+use crate::event::{End, FlowState};
 use crate::limits;
 use crate::link::Link;
 use crate::opening::{self, Expected, Opening};
@@ -119,6 +119,14 @@ impl Connection {
     /// Whether the guest or the server has yet to answer.
     pub(super) fn is_half_open(&self) -> bool {
         self.phase != Phase::Open
+    }
+
+    pub(super) fn state(&self) -> FlowState {
+        match self.phase {
+            Phase::Resolving => FlowState::Resolving,
+            Phase::Dialling { .. } | Phase::Handshake { .. } => FlowState::Connecting,
+            Phase::Open => FlowState::Open,
+        }
     }
 
     /// How much memory its rings may have taken.
@@ -320,7 +328,7 @@ impl Connection {
         let socket = self.sockets.socket();
         while socket.can_recv() && self.upstream.takes() && !moved.is_enough() {
             let taken = socket.recv(|bytes| {
-                let result = self.upstream.write(bytes);
+                let result = self.upstream.write(&bytes[..moved.room_for(bytes.len())]);
                 (*result.as_ref().unwrap_or(&0), result)
             });
             match taken {
@@ -372,7 +380,8 @@ impl Connection {
         let socket = self.sockets.socket();
         while socket.can_send() && self.upstream.has_more() && !moved.is_enough() {
             let given = socket.send(|ring| {
-                let result = self.upstream.read(ring);
+                let room = moved.room_for(ring.len());
+                let result = self.upstream.read(&mut ring[..room]);
                 (*result.as_ref().unwrap_or(&0), result)
             });
             match given {

@@ -30,13 +30,18 @@ pub(super) enum Plan {
 
 impl Stack {
     pub(super) fn plan(&mut self, protocol: Protocol, destination: SocketAddr) -> Plan {
+        let address = destination.ip();
         if destination.port() == NAME_PORT && protocol != Protocol::Icmp {
-            return Plan::Names;
+            // A datagram's question names what the guest wants, and is refused by that.
+            return if protocol == Protocol::Tcp && self.is_used_up() {
+                Plan::Refuse(End::BytesUsedUp, Vec::new())
+            } else {
+                Plan::Names
+            };
         }
         if self.is_used_up() {
-            return Plan::Refuse(End::BytesUsedUp, Vec::new());
+            return Plan::Refuse(End::BytesUsedUp, self.names_of(address));
         }
-        let address = destination.ip();
         if Synthetic::holds(address)
             && let Some(name) = self.synthetic.name(address).cloned()
         {
@@ -47,9 +52,17 @@ impl Stack {
             };
         }
         let to = SocketAddr::new(dialled(address), destination.port());
-        let names = self.pinned.names(address).to_vec();
+        let names = self.names_of(address);
         let decision = self.decide(protocol, to, &names);
         if decision.is_allowed() { Plan::Dial(to, decision, names) } else { Plan::Deny(to, decision, names) }
+    }
+
+    /// The names under which the guest was told `address`.
+    fn names_of(&self, address: IpAddr) -> Vec<Name> {
+        match self.synthetic.name(address) {
+            Some(name) => vec![name.clone()],
+            None => self.pinned.names(address).to_vec(),
+        }
     }
 
     pub(super) fn decide(&mut self, protocol: Protocol, to: SocketAddr, names: &[Name]) -> Decision {
