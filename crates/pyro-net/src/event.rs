@@ -13,7 +13,7 @@ use crate::policy::{Name, Protocol, Reason, Rule, Verdict};
 pub enum End {
     /// The policy denied it.
     Denied,
-    /// Its first bytes were for another name than the one allowed.
+    /// Its first bytes, or a later request, were for another name than the one allowed.
     OtherName,
     /// UDP to a name's port 443: its name cannot be checked, TCP's can.
     UncheckedName,
@@ -57,7 +57,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Denied => "denied",
-            Self::OtherName => "denied: its first bytes are not for the allowed name",
+            Self::OtherName => "denied: what it says is not for the allowed name",
             Self::UncheckedName => "denied: over UDP the name cannot be checked, use TCP",
             Self::TooManyFlows => "denied: too many flows at once",
             Self::TooManyHalfOpen => "denied: too many unanswered connections at once",

@@ -12,7 +12,7 @@ use crate::dns::{self, Answer, Found, Question, RecordKind, ResolveError, Resolv
 use crate::event::FlowEvent;
 use crate::guest::{GATEWAY_MAC, GUEST_V4, GUEST_V6};
 use crate::limits;
-use crate::opening::{self, Expected};
+use crate::opening::{self, Expected, Requests};
 use crate::policy::{Mode, Name, Policy, PolicyFile, Rule};
 use crate::stack::{Setup, Stack};
 
@@ -175,6 +175,30 @@ fn fuzz_records(bytes: &[u8]) {
     }
 }
 
+/// Requests of a connection: what passes is the same however they are cut.
+fn fuzz_requests(bytes: &[u8]) {
+    let Ok(name) = "a.b".parse::<Name>() else { return };
+    let pass = |piece: usize| {
+        let mut requests = Requests::new(name.clone());
+        let (mut at, mut end) = (0, 0);
+        loop {
+            let Ok(room) = requests.room(&bytes[at..end]) else { return at };
+            let count = room.min(end - at);
+            if count == 0 && end == bytes.len() {
+                return at;
+            }
+            if count == 0 {
+                end = (end + piece).min(bytes.len());
+            }
+            requests.passed(count);
+            at += count;
+        }
+    };
+    if bytes.len() < limits::MAX_OPENING_BYTES {
+        assert_eq!(pass(1), pass(bytes.len()));
+    }
+}
+
 /// A question, the answer to it, the first bytes of connections, and the texts of rules.
 pub fn fuzz_names(bytes: &[u8]) {
     if let Ok(question) = Question::parse(bytes) {
@@ -187,6 +211,7 @@ pub fn fuzz_names(bytes: &[u8]) {
     fuzz_records(bytes);
     let _ = opening::inspect(Expected::Tls, bytes);
     let _ = opening::inspect(Expected::Http, bytes);
+    fuzz_requests(bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {
         if let Ok(rule) = text.parse::<Rule>() {
             assert_eq!(rule.to_string().parse::<Rule>().as_ref(), Ok(&rule));

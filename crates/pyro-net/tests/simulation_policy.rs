@@ -253,6 +253,54 @@ fn under_a_list_the_first_bytes_must_be_for_the_name() {
 }
 
 #[test]
+fn under_a_list_each_request_of_a_connection_must_be_for_the_name() {
+    let mut lab = lab(Mode::AllowList, &["a.example"], &[]);
+    lab.host.name("a.example", &["1.2.3.4"]);
+    lab.host.serve("1.2.3.4:80", Script::Swallow);
+    let to = format!("{}:80", address_of(&mut lab, "a.example"));
+    let get = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let head = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 200000\r\n\r\n";
+    let good = [&get[..], head, &pattern(200_000, 5), get].concat();
+    let handle = speak(&mut lab, &to, &good);
+    lab.run(seconds(60), |lab| lab.host.got(0).len() == good.len());
+    assert!(lab.host.got(0) == good);
+    assert_eq!(lab.guest.state(handle), State::Established);
+    lab.guest.write(handle, b"GET / HTTP/1.1\r\nHost: other.example\r\n\r\n");
+    lab.run(seconds(5), |lab| lab.guest.state(handle) == State::Closed);
+    assert!(lab.host.got(0).len() == good.len(), "nothing of it reached the server");
+    assert_eq!(lab.event().end, End::OtherName);
+
+    // An end within a head is no request; an end within a body is the client's to make.
+    let handle = speak(&mut lab, &to, b"GET / HTTP/1.1\r\nHost: a.exam");
+    lab.guest.socket(handle).close();
+    lab.run(seconds(5), |lab| lab.events().len() == 2);
+    assert_eq!((lab.events()[1].end, lab.host.got(1).len()), (End::OtherName, 0));
+    let handle = speak(&mut lab, &to, &[&head[..], b"some"].concat());
+    lab.guest.socket(handle).close();
+    lab.run(seconds(5), |lab| lab.host.is_ended(2));
+    assert_eq!(lab.host.got(2).len(), head.len() + 4);
+}
+
+#[test]
+fn a_web_socket_opens_when_the_server_agrees() {
+    let mut lab = lab(Mode::AllowList, &["a.example"], &[]);
+    lab.host.name("a.example", &["1.2.3.4"]);
+    lab.host.serve("1.2.3.4:80", Script::Swallow);
+    let to = format!("{}:80", address_of(&mut lab, "a.example"));
+    let head = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let handle = speak(&mut lab, &to, &[&head[..], b"\x81\x05hello"].concat());
+    lab.pass(seconds(5));
+    assert!(lab.host.got(0) == head);
+    lab.host.set_script(0, Script::Send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec()));
+    lab.run(seconds(5), |lab| lab.host.got(0).ends_with(b"hello"));
+    let mut answer = Vec::new();
+    lab.run(seconds(5), |lab| {
+        answer.extend(lab.guest.read(handle));
+        answer.ends_with(b"Protocols\r\n\r\n")
+    });
+}
+
+#[test]
 fn a_hello_in_pieces_is_waited_for() {
     let mut lab = lab(Mode::AllowList, &["a.example"], &[]);
     lab.host.name("a.example", &["1.2.3.4"]);

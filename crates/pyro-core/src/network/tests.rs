@@ -171,7 +171,7 @@ fn a_denial_says_what_why_and_what_would_allow_it() {
     );
     let named = FlowEvent { names: vec!["db.example".parse().unwrap()], end: End::OtherName, ..denied(443) };
     let text = NetworkDenial::of(&named).unwrap().to_string();
-    assert!(text.starts_with("denied tcp db.example:443 (10.0.0.5): its first bytes are not for"), "{text}");
+    assert!(text.starts_with("denied tcp db.example:443 (10.0.0.5): what it says is not for"), "{text}");
     let question = FlowEvent {
         subject: Subject::Name,
         protocol: Protocol::Udp,

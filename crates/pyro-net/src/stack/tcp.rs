@@ -179,7 +179,7 @@ impl Stack {
         }
         if let Some(connection) = self.connection(id) {
             connection.set_socket(socket);
-            connection.opening = opening;
+            connection.expect(opening);
             connection.phase = Phase::Dialling { others: addresses, since: now };
         }
         self.mark_dirty(id);
