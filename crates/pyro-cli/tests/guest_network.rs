@@ -209,6 +209,17 @@ fn a_detached_command_keeps_what_it_was_denied_and_open_flows_are_told() {
     assert_eq!(denials(&host.json(&["exec", "logs", "w", &number])), expected);
     let shown = host.workspace(&["exec", "wait", "w", &number]).stderr;
     assert!(shown.contains(&format!("allow with: --allow {}\n", closed.rule())), "{shown}");
+    // A service is told of its own time alone.
+    host.done(&["service", "start", "w", "early", "--shell", "sleep 1000"]);
+    assert_eq!(denials(&host.json(&["service", "status", "w", "early"])), []);
+    let asks_and_stays = format!("{denied}; sleep 1000");
+    host.done(&["service", "start", "w", "denied", "--shell", &asks_and_stays]);
+    wait_until("the service's denial", || {
+        denials(&host.json(&["service", "status", "w", "denied"])) == expected
+    });
+    host.done(&["service", "start", "w", "late", "--shell", "sleep 1000"]);
+    assert_eq!(denials(&host.json(&["service", "status", "w", "late"])), []);
+    assert_eq!(denials(&host.json(&["service", "status", "w", "early"])), expected);
 
     assert_eq!(host.json(&["network", "log", "w"])["open"], serde_json::json!([]));
     host.json(&["exec", "w", "--detach", "--shell", &client(server.port, "print scalar <$s>")]);

@@ -3,8 +3,9 @@
 use super::{LogTail, Pyro, WorkspaceError, WorkspaceId};
 use crate::limits::{LOG_FILE_BYTES, SUPERVISOR_DEADLINE};
 use crate::machine::{MachineError, unexpected};
-use crate::network::{self, FlowEvent, NetworkCheck, OpenFlow, OpenFlows};
+use crate::network::{self, FlowEvent, Memory, NetworkCheck, NetworkDenials, OpenFlow, OpenFlows};
 use crate::service_logs;
+use crate::store::Millis;
 use crate::supervisor::protocol::{Answer, Request};
 use pyro_net::policy::Verdict;
 use serde::Serialize;
@@ -68,6 +69,23 @@ impl Pyro {
         };
         let (flows, truncated, _) = self.last_flows(id, records, tail)?;
         Ok(NetworkLog { workspace_id: id.to_string(), flows, truncated, open, open_truncated })
+    }
+
+    /// What the log has of denials from one moment to another, or to now.
+    pub(super) fn denied_between(
+        &self,
+        id: WorkspaceId,
+        from: Millis,
+        until: Option<Millis>,
+    ) -> Result<NetworkDenials, WorkspaceError> {
+        let time = |at: Millis| u64::try_from(at).unwrap_or(0);
+        let (from, until) = (time(from), until.map_or(u64::MAX, time));
+        let (flows, _, _) = self.last_flows(id, NetworkRecords::All, LogTail::All)?;
+        let mut memory = Memory::default();
+        for event in flows.iter().filter(|event| (from..=until).contains(&event.ended_ms)) {
+            memory.note(event);
+        }
+        Ok(memory.since(0))
     }
 
     async fn open_flows(&self, id: WorkspaceId) -> Result<OpenFlows, WorkspaceError> {

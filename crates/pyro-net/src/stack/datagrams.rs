@@ -96,8 +96,8 @@ impl Stack {
                 self.recorder.flow_ended(&key, record, End::Denied, self.now);
                 return self.reply(|| emit::unreachable(packet, Unreachable::Prohibited));
             }
-            Plan::Refuse(end, names) => {
-                record.names = names;
+            Plan::Refuse(end, to, names) => {
+                (record.dialled, record.names) = (to, names);
                 self.recorder.flow_ended(&key, record, end, self.now);
                 return self.reply(|| emit::unreachable(packet, Unreachable::Port));
             }

@@ -24,8 +24,8 @@ pub(super) enum Plan {
     Dial(SocketAddr, Decision, Vec<Name>),
     /// It may not.
     Deny(SocketAddr, Decision, Vec<Name>),
-    /// It cannot be.
-    Refuse(End, Vec<Name>),
+    /// It cannot be; where it would have gone, if that is known.
+    Refuse(End, Option<SocketAddr>, Vec<Name>),
 }
 
 impl Stack {
@@ -34,20 +34,22 @@ impl Stack {
         if destination.port() == NAME_PORT && protocol != Protocol::Icmp {
             // A datagram's question names what the guest wants, and is refused by that.
             return if protocol == Protocol::Tcp && self.is_used_up() {
-                Plan::Refuse(End::BytesUsedUp, Vec::new())
+                Plan::Refuse(End::BytesUsedUp, None, Vec::new())
             } else {
                 Plan::Names
             };
         }
         if self.is_used_up() {
-            return Plan::Refuse(End::BytesUsedUp, self.names_of(address));
+            let to = SocketAddr::new(dialled(address), destination.port());
+            let to = (!Synthetic::holds(address)).then_some(to);
+            return Plan::Refuse(End::BytesUsedUp, to, self.names_of(address));
         }
         if Synthetic::holds(address)
             && let Some(name) = self.synthetic.name(address).cloned()
         {
             let is_quic = protocol == Protocol::Udp && destination.port() == HTTPS_PORT;
             return match self.policy.mode {
-                Mode::AllowList if is_quic => Plan::Refuse(End::UncheckedName, vec![name]),
+                Mode::AllowList if is_quic => Plan::Refuse(End::UncheckedName, None, vec![name]),
                 Mode::Off | Mode::Egress | Mode::AllowList => Plan::Resolve(name),
             };
         }
