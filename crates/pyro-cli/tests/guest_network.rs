@@ -172,8 +172,11 @@ fn an_egress_limit_ends_what_goes_on_says_so_and_is_raised_at_once() {
         assert_eq!(denial["hint"], "a higher --egress-limit");
     }
     let ran = host.workspace(&["exec", "w", "--shell", &text]);
-    let told = "the egress limit is used up rule=none allow with: a higher --egress-limit\n";
-    assert!(ran.stderr.ends_with(told), "{ran:?}");
+    assert!(
+        ran.stderr.contains(&format!("[network] denied tcp {at}: the egress limit is used up")),
+        "{ran:?}"
+    );
+    assert!(ran.stderr.ends_with(" rule=none allow with: a higher --egress-limit\n"), "{ran:?}");
 
     let updated = host.json(&["update", "w", "--egress-limit", "1M"]);
     assert_eq!(

@@ -291,6 +291,13 @@ fn a_check_names_the_rule_that_decides_and_the_smallest_that_would_allow() {
     assert!(other.addresses.is_empty(), "nobody may ask for it");
     let closed = checked(&rules(&[], &[], &["*.example"]), "http://public.example").unwrap();
     assert_eq!((closed.allowed, closed.rule.unwrap().to_string()), (false, "*.example".to_owned()));
+    let hidden = checked(&none, "https://dns.google/dns-query").unwrap();
+    assert_eq!(
+        (hidden.allowed, hidden.allow_with.unwrap().to_string()),
+        (false, "tcp://dns.google:443".to_owned())
+    );
+    assert!(hidden.reason.contains("encrypted DNS needs a rule of its own"), "{}", hidden.reason);
+    assert!(!allowed(&none, "9.9.9.9:853") && allowed(&rules(&["9.9.9.9:853"], &[], &[]), "9.9.9.9:853"));
     let nowhere = checked(&none, "http://nowhere.example").unwrap();
     assert!(nowhere.reason.ends_with("this host finds no address for it"), "{}", nowhere.reason);
 }

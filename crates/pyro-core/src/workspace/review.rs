@@ -139,7 +139,7 @@ impl Pyro {
             events.push(SummaryEvent {
                 at: seconds(event.at),
                 kind: event.kind.to_string(),
-                detail: event.detail,
+                detail: short_detail(event.kind, event.detail),
             });
         }
         Ok(Summary {
@@ -157,6 +157,14 @@ impl Pyro {
             event_counts,
         })
     }
+}
+
+/// Denials are told with their command; here where they would have gone is enough.
+fn short_detail(kind: EventKind, mut detail: Value) -> Value {
+    if let (EventKind::Denial, Some(fields)) = (kind, detail.as_object_mut()) {
+        fields.retain(|name, _| !matches!(name.as_str(), "denials" | "truncated"));
+    }
+    detail
 }
 
 /// A command and what it printed.

@@ -386,6 +386,12 @@ impl Connection {
         if self.opening.is_none() && self.requests.is_none() {
             return Ok(usize::MAX);
         }
+        // Within a body nothing need be read.
+        if let (None, Some(requests)) = (&self.opening, &mut self.requests)
+            && let Ok(room @ 1..) = requests.room(&[])
+        {
+            return Ok(room);
+        }
         let socket = self.sockets.socket();
         let mut bytes = vec![0; socket.recv_queue().min(limits::MAX_OPENING_BYTES)];
         let count = socket.peek_slice(&mut bytes).unwrap_or(0);
