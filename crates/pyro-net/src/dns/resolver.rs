@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -64,6 +64,8 @@ pub struct HostResolver {
 }
 
 struct Shared {
+    /// Name servers in place of those that the host is configured with.
+    servers: Option<Vec<SocketAddr>>,
     state: Mutex<State>,
     asked: Condvar,
     wake: OwnedFd,
@@ -87,8 +89,12 @@ impl Shared {
 impl HostResolver {
     /// Without threads yet; they come with the first questions.
     pub fn new() -> io::Result<Self> {
+        Self::asking(None)
+    }
+
+    fn asking(servers: Option<Vec<SocketAddr>>) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        let shared = Shared { state: Mutex::default(), asked: Condvar::new(), wake };
+        let shared = Shared { servers, state: Mutex::default(), asked: Condvar::new(), wake };
         Ok(Self { shared: Arc::new(shared), threads: 0 })
     }
 }
@@ -154,7 +160,11 @@ fn serve(shared: &Shared) {
         drop(state);
         let answer = match wanted {
             Wanted::Addresses => look_up(&name).map(Found::Addresses),
-            Wanted::Records(kind) => servers::ask(&servers::configured(), &name, kind).map(Found::Records),
+            Wanted::Records(kind) => {
+                // Read each time, for it changes with the host's networks.
+                let servers = shared.servers.clone().unwrap_or_else(servers::configured);
+                servers::ask(&servers, &name, kind).map(Found::Records)
+            }
         };
         state = shared.state();
         state.answers.push_back((ticket, answer));
@@ -185,6 +195,40 @@ mod tests {
     use super::*;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+    /// Waits for the next answer.
+    fn next(resolver: &mut HostResolver) -> (Ticket, Result<Found, ResolveError>) {
+        loop {
+            if let Some(finished) = resolver.finished() {
+                return finished;
+            }
+            let wake = resolver.wakes().unwrap();
+            let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+            let ready = poll(&mut [PollFd::new(&wake, PollFlags::IN)], Some(&limit)).unwrap();
+            assert_eq!(ready, 1, "no answer");
+        }
+    }
+
+    #[test]
+    fn records_are_asked_of_name_servers() {
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let servers = vec![server.local_addr().unwrap()];
+        let serving = thread::spawn(move || {
+            let mut message = [0; 512];
+            for code in [0, 3] {
+                let (length, client) = server.recv_from(&mut message).unwrap();
+                message[2..4].copy_from_slice(&[0x81, 0x80 | code]);
+                server.send_to(&message[..length], client).unwrap();
+            }
+        });
+        let mut resolver = HostResolver::asking(Some(servers)).unwrap();
+        let name: Name = "a.example".parse().unwrap();
+        resolver.ask(1, &name, Wanted::Records(16));
+        assert_eq!(next(&mut resolver), (1, Ok(Found::Records(Vec::new()))));
+        resolver.ask(2, &name, Wanted::Records(15));
+        assert_eq!(next(&mut resolver), (2, Err(ResolveError::NoSuchName)));
+        serving.join().unwrap();
+    }
+
     #[test]
     fn the_host_resolves_its_own_name_for_itself() {
         let mut resolver = HostResolver::new().unwrap();
@@ -193,16 +237,7 @@ mod tests {
         }
         let mut seen = Vec::new();
         while seen.len() < 20 {
-            let Some((ticket, answer)) = resolver.finished() else {
-                let wake = resolver.wakes().unwrap();
-                let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
-                assert_eq!(
-                    poll(&mut [PollFd::new(&wake, PollFlags::IN)], Some(&limit)).unwrap(),
-                    1,
-                    "no answer"
-                );
-                continue;
-            };
+            let (ticket, answer) = next(&mut resolver);
             let Found::Addresses(addresses) = answer.unwrap() else { panic!("records") };
             assert!(addresses.iter().all(IpAddr::is_loopback));
             seen.push(ticket);

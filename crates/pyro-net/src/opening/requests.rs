@@ -180,8 +180,11 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
 /// A header's name and value. Spaces before the colon and lone line ends make servers disagree on what a header is.
 fn field(line: &[u8]) -> Option<(&str, &str)> {
     let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
-    let is_plain =
-        !name.is_empty() && !name.contains([' ', '\t', '\n', '\r']) && !value.contains(['\n', '\r', '\0']);
+    // The characters of a token (RFC 9110, 5.6.2).
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let is_plain = !name.is_empty()
+        && name.bytes().all(is_token)
+        && !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t');
     is_plain.then_some((name, value.trim_matches([' ', '\t'])))
 }
 
