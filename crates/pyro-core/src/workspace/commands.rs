@@ -231,8 +231,8 @@ impl Pyro {
         &self,
         id: WorkspaceId,
     ) -> Result<HashMap<u64, NetworkDenials>, WorkspaceError> {
-        let denials = self.store.events(id)?.into_iter().filter(|event| event.kind == EventKind::Denial);
-        Ok(denials.filter_map(|event| NetworkDenials::of_detail(&event.detail)).collect())
+        let denials = self.store.events_of(id, EventKind::Denial)?;
+        Ok(denials.iter().filter_map(|event| NetworkDenials::of_detail(&event.detail)).collect())
     }
 
     fn command_view(&self, record: CommandRecord) -> Result<CommandView, WorkspaceError> {

@@ -129,9 +129,10 @@ async fn what_was_denied_meanwhile_is_on_record_before_the_end() {
     assert!(matches!(waited.await, Answer::Done));
     let ended_by_machine = lab.running().await;
     lab.commands.end(CommandOutcome::Lost);
-    let events = lab.fixture.events(lab.id).unwrap();
-    let denials = events.iter().filter(|event| event.kind == EventKind::Denial);
-    let denials: Vec<_> = denials.filter_map(|event| NetworkDenials::of_detail(&event.detail)).collect();
+    assert_eq!(lab.fixture.events(lab.id).unwrap().len(), 3, "the first command's end is one, too");
+    let events = lab.fixture.events_of(lab.id, EventKind::Denial).unwrap();
+    let denials: Vec<_> =
+        events.iter().filter_map(|event| NetworkDenials::of_detail(&event.detail)).collect();
     let sequences: Vec<u64> = denials.iter().map(|(sequence, _)| *sequence).collect();
     assert_eq!(sequences, [key.sequence, ended_by_machine.sequence]);
     for (_, denied) in denials {
