@@ -276,6 +276,11 @@ fn pieces_of_datagrams_hold_bounded_memory_and_overlaps_go_nowhere() {
     // The same without the lie is one datagram.
     lab.send(&guest::framed(&piece(6, 1, b"123456789")));
     lab.send(&guest::framed(&piece(6, 0x2000, &head(4000))));
+    // Pieces whose sum does not hold were of several datagrams.
+    let mut wrong = head(4001);
+    wrong[7] = 1;
+    lab.send(&guest::framed(&piece(7, 1, b"123456789")));
+    lab.send(&guest::framed(&piece(7, 0x2000, &wrong)));
     lab.turn();
     assert_eq!(lab.host.dialled(), [at("1.2.3.4:4000")]);
     check_honest(&mut lab);

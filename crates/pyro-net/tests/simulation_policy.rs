@@ -346,6 +346,7 @@ fn other_records_are_asked_for_where_the_name_may_be_and_nowhere_else() {
     let mut counts: Vec<u8> = open.guest.others.iter().map(|packet| packet[28 + 7]).collect();
     counts.sort_unstable();
     assert_eq!(counts, [0, 1]);
+    assert_eq!(open.host.asked()[1..], ["a.example", "a.example"]);
 }
 
 #[test]
@@ -458,6 +459,19 @@ fn used_up_bytes_end_datagrams_and_are_told_to_who_asks_for_a_name() {
     lab.guest.send_raw(guest::udp(4001, "1.2.3.4:9", b"more"));
     lab.run(seconds(5), |lab| lab.events().len() == 3);
     assert_eq!(lab.events()[2].names[0].as_str(), "a.example");
+}
+
+#[test]
+fn datagrams_at_once_pass_no_further_than_the_one_that_uses_the_limit_up() {
+    let limits = Limits { total_bytes: Some(500), ..Limits::default() };
+    let mut lab = Lab::new(Policy { limits, ..Policy::of(Mode::Egress) }, 3);
+    for _ in 0..3 {
+        lab.send(&guest::framed(&guest::udp(4000, "1.2.3.4:9", &pattern(1000, 1))));
+    }
+    lab.turn();
+    assert_eq!(lab.stack.counters().passed_bytes, 1000);
+    assert_eq!(lab.events()[0].sent_bytes, 1000);
+    assert!(lab.events().iter().all(|event| event.end == End::BytesUsedUp));
 }
 
 #[test]

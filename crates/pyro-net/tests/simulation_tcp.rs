@@ -314,6 +314,8 @@ fn a_limit_is_raised_and_lowered_while_flows_are_open() {
     lab.guest.write(open, &pattern(1000, 2));
     lab.run(seconds(5), |lab| lab.guest.read(open).len() == 1000);
     assert_eq!(lab.stack.counters().passed_bytes, 52_000);
+    // Nothing is under way that would make the stack look at the flow by itself.
+    lab.pass(seconds(5));
     lab.stack.set_policy(limited(52_000));
     lab.run(seconds(5), |lab| lab.guest.state(open) == State::Closed);
     assert_eq!(lab.events().last().unwrap().end, End::BytesUsedUp);
