@@ -31,6 +31,8 @@ impl Arguments {
 
 /// What the tests may not skip once everything is set up.
 const REQUIRED: &str = "guest,registry";
+/// The same for root, who can make network namespaces.
+const REQUIRED_OF_ROOT: &str = "guest,registry,netns";
 
 /// Megabytes of each bulk transfer, once: with the smaller default it takes a minute less, which is enough for
 /// the ordinary user's turn.
@@ -45,7 +47,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let is_guest = |binary: &&TestBinary| binary.ring == Ring::Guest;
     let needs = binaries.iter().find(is_guest).map(|_| Needs::prepare()).transpose()?;
 
-    let mut variables = BTreeMap::from([("PYRO_REQUIRE".to_owned(), OsString::from(REQUIRED))]);
+    let required = if setup::is_root() { REQUIRED_OF_ROOT } else { REQUIRED };
+    let mut variables = BTreeMap::from([("PYRO_REQUIRE".to_owned(), OsString::from(required))]);
     variables.extend(needs.iter().flat_map(Needs::variables));
     let bulk = ("PYRO_TEST_BULK_MIB".to_owned(), OsString::from(BULK_MIB));
     let own_variables =

@@ -1,5 +1,6 @@
 //! One file per command: its arguments, whose doc comments are the help, and one `run`.
 
+pub(crate) mod byte_size;
 pub(crate) mod command_line;
 pub(crate) mod completion;
 pub(crate) mod demo;

@@ -114,6 +114,10 @@ fn network_rules_that_cannot_be_meant_are_refused_with_a_hint() {
             "invalid network rule 'a*.example' for --deny",
         ),
         (
+            &["run", "debian:12", "--egress-limit", "1M", "--", "true"],
+            "an egress limit needs a network policy other than off",
+        ),
+        (
             &["run", "debian:12", "--network", "--network-rules", "/no/such/file", "--", "true"],
             "cannot read the file of network rules '/no/such/file'",
         ),

@@ -109,6 +109,100 @@ fn a_narrower_policy_ends_open_connections_and_the_log_is_followed() {
 }
 
 #[test]
+fn an_egress_limit_ends_what_goes_on_says_so_and_is_raised_at_once() {
+    if !guest_available() {
+        return;
+    }
+    let server = Server::start();
+    let (host, text) = (Host::new(), client(server.port, ""));
+    // The greeting has six bytes.
+    let options = ["--network-policy", "egress", "--allow", &server.rule(), "--egress-limit", "10"];
+    host.create(&[&["--name", "w"], &options[..]].concat());
+    let first = exec(&host, &text);
+    assert_eq!((&first["stdout"], denials(&first)), (&"hello\n".into(), vec![]));
+    let at = format!("127.0.0.1:{}", server.port);
+    for _ in 0..2 {
+        // The second greeting is cut, the third connection refused.
+        let record = exec(&host, &text);
+        assert_ne!(record["stdout"], "hello\n");
+        assert_eq!(denials(&record), [(at.as_str(), "")], "{record:#}");
+        let denial = &record["network_denials"][0];
+        assert_eq!(denial["reason"], "the egress limit is used up");
+        assert_eq!(denial["hint"], "a higher --egress-limit");
+    }
+    let ran = host.workspace(&["exec", "w", "--shell", &text]);
+    assert!(
+        ran.stderr.contains(&format!("[network] denied tcp {at}: the egress limit is used up")),
+        "{ran:?}"
+    );
+    assert!(ran.stderr.ends_with(" rule=none allow with: a higher --egress-limit\n"), "{ran:?}");
+
+    let updated = host.json(&["update", "w", "--egress-limit", "1M"]);
+    assert_eq!(
+        (&updated["network_effect"], &updated["network_rules"]["egress_limit_bytes"]),
+        (&"now".into(), &(1 << 20).into())
+    );
+    assert_eq!(host.shell("w", &text), "hello\n");
+    assert!(host.done(&["status", "w"]).contains("Egress limit: 1MiB\n"));
+    host.done(&["fork", "w", "--name", "copy"]);
+    let list = host.json(&["list"]).to_string();
+    assert_eq!(list.matches("\"egress_limit_bytes\":1048576").count(), 2, "{list}");
+    let cleared = host.json(&["update", "w", "--clear-egress-limit"]);
+    assert_eq!(cleared["network_rules"]["egress_limit_bytes"], Value::Null);
+}
+
+#[test]
+fn a_detached_command_keeps_what_it_was_denied_and_open_flows_are_told() {
+    if !guest_available() {
+        return;
+    }
+    let (server, closed) = (Server::start(), Server::start());
+    let host = Host::new();
+    host.create(&["--name", "w", "--network-policy", "egress", "--allow", &server.rule()]);
+    let denied = client(closed.port, "");
+    let started = host.json(&["exec", "w", "--detach", "--shell", &denied]);
+    let number = started["sequence"].to_string();
+    let wait = host.workspace(&["exec", "wait", "w", &number, "--json"]);
+    let waited: Value = serde_json::from_str(&wait.stdout).unwrap_or_else(|_| panic!("{wait:?}"));
+    let told = (format!("127.0.0.1:{}", closed.port), closed.rule());
+    let expected = [(told.0.as_str(), told.1.as_str())];
+    assert_eq!(denials(&waited), expected);
+    assert_eq!(denials(&host.json(&["exec", "list", "w"])["commands"][0]), expected);
+    assert_eq!(denials(&host.json(&["exec", "logs", "w", &number])), expected);
+    let shown = host.workspace(&["exec", "wait", "w", &number]).stderr;
+    assert!(shown.contains(&format!("allow with: --allow {}\n", closed.rule())), "{shown}");
+    // A service is told of its own time alone.
+    host.done(&["service", "start", "w", "early", "--shell", "sleep 1000"]);
+    assert_eq!(denials(&host.json(&["service", "status", "w", "early"])), []);
+    let asks_and_stays = format!("{denied}; sleep 1000");
+    host.done(&["service", "start", "w", "denied", "--shell", &asks_and_stays]);
+    wait_until("the service's denial", || {
+        denials(&host.json(&["service", "status", "w", "denied"])) == expected
+    });
+    host.done(&["service", "start", "w", "late", "--shell", "sleep 1000"]);
+    assert_eq!(denials(&host.json(&["service", "status", "w", "late"])), []);
+    assert_eq!(denials(&host.json(&["service", "status", "w", "early"])), expected);
+
+    assert_eq!(host.json(&["network", "log", "w"])["open"], serde_json::json!([]));
+    host.json(&["exec", "w", "--detach", "--shell", &client(server.port, "print scalar <$s>")]);
+    let connection = server.connections.recv_timeout(PATIENCE).unwrap();
+    let log = || host.json(&["network", "log", "w"]);
+    wait_until("the greeting", || log()["open"][0]["received_bytes"] == 6);
+    let log = log();
+    assert_eq!((&log["open"][0]["state"], &log["open"][0]["rule"]), (&"open".into(), &server.rule().into()));
+    assert_eq!((log["open"].as_array().unwrap().len(), &log["open_truncated"]), (1, &false.into()));
+    let text = host.done(&["network", "log", "w"]);
+    assert!(
+        text.lines().last().unwrap().contains("state=open sent_bytes=0 received_bytes=6 tcp to"),
+        "{text}"
+    );
+    assert!(!host.done(&["network", "log", "w", "--denied"]).contains("state=open"));
+    drop(connection);
+    host.done(&["stop", "w"]);
+    assert_eq!(host.json(&["network", "log", "w"])["open"], serde_json::json!([]));
+}
+
+#[test]
 fn an_allow_list_knows_its_names_alone() {
     if !guest_available() {
         return;

@@ -76,6 +76,8 @@ pub const NETWORK_RULES_BYTES: usize = 96 << 10;
 pub const REMEMBERED_DENIALS: usize = 256;
 /// Distinct denials that are told with a command's result.
 pub const TOLD_DENIALS: usize = 32;
+/// Open flows that are told at once, the last ones: at their longest they fit a packet.
+pub const TOLD_OPEN_FLOWS: usize = 100;
 /// Distinct destinations that a machine's network remembers: those of a large build are some tens.
 pub const REMEMBERED_CONTACTS: usize = 1024;
 /// Flow records that wait to be written; the stack never waits for the disk.

@@ -426,6 +426,7 @@ pub(crate) fn unexpected(answer: Answer) -> MachineError {
         | Answer::Updated { .. }
         | Answer::Denials(_)
         | Answer::Contacts(_)
+        | Answer::OpenFlows(_)
         | Answer::Snapshotted { .. } => {
             MachineError::SupervisorLost(Some(io::Error::other("it answered another question")))
         }

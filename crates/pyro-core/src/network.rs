@@ -18,7 +18,7 @@ pub use check::{CheckError, CheckedAddress, NetworkCheck, check};
 pub(crate) use denial::Memory;
 pub use denial::{NetworkContacts, NetworkDenial, NetworkDenials};
 pub use pyro_net::policy::{Limits, Mode, Policy, Protocol, Rule};
-pub use pyro_net::{End, FlowEvent};
+pub use pyro_net::{End, FlowEvent, FlowState, OpenFlow, OpenFlows};
 
 /// Rules that refine a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,10 @@ pub struct NetworkRules {
     pub allow_only: Vec<Rule>,
     /// What is closed.
     pub deny: Vec<Rule>,
+    /// How many bytes may pass, in both directions together, until nothing does any more: payload of flows and of
+    /// questions for names, counted from each start of the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_limit_bytes: Option<u64>,
 }
 
 /// Rules that cannot be meant.
@@ -54,6 +58,9 @@ pub enum NetworkError {
     /// Without an interface nothing can be opened.
     #[error("network rules that allow something need a network policy other than off")]
     Off,
+    /// Without an interface nothing passes anyway.
+    #[error("an egress limit needs a network policy other than off")]
+    LimitWithoutNetwork,
     /// A rule to be removed is not there.
     #[error("network rule '{0}' is not one of the workspace's")]
     NoRule(Rule),
@@ -76,7 +83,7 @@ impl Explain for NetworkError {
                 | PolicyError::RulesWithoutNetwork,
             )
             | Self::TooLong(_) => problem.with_hint("ranges and *.DOMAIN open many at once"),
-            Self::Off => problem.with_hint("add --network-policy egress (`pyro run --network`)"),
+            Self::Off | Self::LimitWithoutNetwork => problem.with_hint("add --network-policy egress (`pyro run --network`)"),
             Self::NoRule(_) => problem.with_hint("`pyro workspace status` shows them"),
         }
     }
@@ -91,16 +98,17 @@ impl NetworkRules {
     /// What a file of rules says.
     pub fn parse_file(text: &str) -> Result<Self, NetworkError> {
         let PolicyFile { allow, allow_only, deny } = PolicyFile::parse(text)?;
-        Ok(Self { allow, allow_only, deny })
+        Ok(Self { allow, allow_only, deny, egress_limit_bytes: None })
     }
 
-    /// Whether there are none.
+    /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.allow_only.is_empty() && self.deny.is_empty()
     }
 
-    /// Adds others that are not there yet.
+    /// Adds others that are not there yet; another limit takes the place of the one that is.
     pub fn extend(&mut self, more: Self) {
+        self.egress_limit_bytes = more.egress_limit_bytes.or(self.egress_limit_bytes);
         for (rules, more) in [
             (&mut self.allow, more.allow),
             (&mut self.allow_only, more.allow_only),
@@ -131,6 +139,9 @@ impl NetworkRules {
         if policy == NetworkPolicy::Off && !(self.allow.is_empty() && self.allow_only.is_empty()) {
             return Err(NetworkError::Off);
         }
+        if policy == NetworkPolicy::Off && self.egress_limit_bytes.is_some() {
+            return Err(NetworkError::LimitWithoutNetwork);
+        }
         self.check_size()
     }
 
@@ -151,7 +162,7 @@ pub fn enforced(policy: NetworkPolicy, rules: &NetworkRules) -> Policy {
             mode: if rules.allow_only.is_empty() { Mode::Egress } else { Mode::AllowList },
             allow: rules.allow.iter().chain(&rules.allow_only).cloned().collect(),
             deny: rules.deny.clone(),
-            limits: Limits::default(),
+            limits: Limits { total_bytes: rules.egress_limit_bytes, ..Limits::default() },
         },
     }
 }
@@ -175,7 +186,10 @@ pub struct NetworkUpdate {
     pub policy: Option<NetworkPolicy>,
     /// What becomes of the rules that there are.
     pub removal: RuleRemoval,
-    /// Rules to add.
+    /// Whether the limit of bytes goes.
+    #[serde(default)]
+    pub clear_egress_limit: bool,
+    /// Rules to add, and another limit of bytes.
     pub add: NetworkRules,
 }
 
@@ -197,7 +211,13 @@ impl NetworkUpdate {
         match &self.removal {
             RuleRemoval::Keep => {}
             RuleRemoval::Some(gone) => gone.iter().try_for_each(|rule| rules.remove(rule))?,
-            RuleRemoval::All => rules = NetworkRules::default(),
+            RuleRemoval::All => {
+                let egress_limit_bytes = rules.egress_limit_bytes;
+                rules = NetworkRules { egress_limit_bytes, ..NetworkRules::default() };
+            }
+        }
+        if self.clear_egress_limit {
+            rules.egress_limit_bytes = None;
         }
         rules.extend(self.add.clone());
         rules.check_size()?;

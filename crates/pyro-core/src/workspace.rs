@@ -51,8 +51,8 @@ pub use origin::ForkWorkspace;
 pub use review::{CommandCounts, LogEntry, Summary, SummaryCommand, SummaryEvent};
 pub use secrets::{SecretSpec, SecretValue};
 pub use service::{
-    LogTail, Ports, PublishedPort, ServiceFollow, ServiceLogs, ServicePort, ServiceRequest, ServiceUntil,
-    ServiceUsage, ServiceView, Services, WaitedService,
+    LogTail, Ports, PublishedPort, ServiceDenials, ServiceFollow, ServiceLogs, ServicePort, ServiceRequest,
+    ServiceUntil, ServiceUsage, ServiceView, Services, WaitedService,
 };
 pub use shell::{
     AttachInput, AttachOutput, AttachRestore, Attached, Attachment, Newline, OpenShell, ReadShell,

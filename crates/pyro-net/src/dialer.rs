@@ -1,4 +1,4 @@
-//! Who opens sockets on the host. Nothing else in this crate does, so that a test can prove that none was opened.
+//! Who opens sockets for flows. Nothing else in this crate does, so that a test can prove that none was opened.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

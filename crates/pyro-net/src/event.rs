@@ -13,7 +13,7 @@ use crate::policy::{Name, Protocol, Reason, Rule, Verdict};
 pub enum End {
     /// The policy denied it.
     Denied,
-    /// Its first bytes were for another name than the one allowed.
+    /// Its first bytes, or a later request, were for another name than the one allowed.
     OtherName,
     /// UDP to a name's port 443: its name cannot be checked, TCP's can.
     UncheckedName,
@@ -57,13 +57,13 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Denied => "denied",
-            Self::OtherName => "denied: its first bytes are not for the allowed name",
+            Self::OtherName => "denied: what it says is not for the allowed name",
             Self::UncheckedName => "denied: over UDP the name cannot be checked, use TCP",
             Self::TooManyFlows => "denied: too many flows at once",
             Self::TooManyHalfOpen => "denied: too many unanswered connections at once",
             Self::TooFast => "denied: too many new connections a second",
             Self::TooManyNames => "denied: too many names at once",
-            Self::BytesUsedUp => "denied: the allowed bytes are used up",
+            Self::BytesUsedUp => "denied: the egress limit is used up",
             Self::Finished => "finished",
             Self::ResetByGuest => "reset by the guest",
             Self::ResetByServer => "reset by the server",
@@ -141,6 +141,64 @@ impl FlowEvent {
     pub fn to_json_line(&self) -> String {
         serde_json::to_string(self).expect("the record has only texts and numbers")
     }
+}
+
+/// How far an open flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowState {
+    /// The addresses of its name are being looked for.
+    Resolving,
+    /// The server, or the guest, has yet to answer.
+    Connecting,
+    /// Bytes may pass.
+    Open,
+}
+
+impl fmt::Display for FlowState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolving => "resolving",
+            Self::Connecting => "connecting",
+            Self::Open => "open",
+        })
+    }
+}
+
+/// A flow that goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFlow {
+    /// How far it is.
+    pub state: FlowState,
+    /// When it began, in milliseconds of Unix time.
+    pub started_ms: u64,
+    /// What carries it.
+    pub protocol: Protocol,
+    /// The guest's end.
+    pub source: SocketAddr,
+    /// The other end, as the guest addressed it.
+    pub destination: SocketAddr,
+    /// The address that was dialled.
+    pub dialled: Option<SocketAddr>,
+    /// Under which name the guest got the address.
+    pub name: Option<Name>,
+    /// The rule that allowed it, if one did.
+    pub rule: Option<Rule>,
+    /// Payload that has left the guest so far.
+    pub sent_bytes: u64,
+    /// Payload that has reached the guest so far.
+    pub received_bytes: u64,
+    /// What it is, in words.
+    pub text: String,
+}
+
+/// The flows that go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFlows {
+    /// The oldest first.
+    pub flows: Vec<OpenFlow>,
+    /// Whether there are older ones, which are left out.
+    pub truncated: bool,
 }
 
 /// Takes records. It is called by the thread that moves packets and must not wait.

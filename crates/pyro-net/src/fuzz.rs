@@ -8,11 +8,11 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
 use crate::dialer::Dialer;
-use crate::dns::{Answer, Question, ResolveError, Resolver, Ticket};
+use crate::dns::{self, Answer, Found, Question, RecordKind, ResolveError, Resolver, Ticket, Wanted};
 use crate::event::FlowEvent;
 use crate::guest::{GATEWAY_MAC, GUEST_V4, GUEST_V6};
 use crate::limits;
-use crate::opening::{self, Expected};
+use crate::opening::{self, Expected, Requests};
 use crate::policy::{Mode, Name, Policy, PolicyFile, Rule};
 use crate::stack::{Setup, Stack};
 
@@ -57,18 +57,22 @@ impl Dialer for Nobody {
 
 /// Knows every other name.
 #[derive(Default)]
-struct Names(Vec<(Ticket, Name)>);
+struct Names(Vec<(Ticket, Name, Wanted)>);
 
 impl Resolver for Names {
-    fn ask(&mut self, ticket: Ticket, name: &Name) {
-        self.0.push((ticket, name.clone()));
+    fn ask(&mut self, ticket: Ticket, name: &Name, wanted: Wanted) {
+        self.0.push((ticket, name.clone(), wanted));
     }
 
-    fn finished(&mut self) -> Option<(Ticket, Result<Vec<IpAddr>, ResolveError>)> {
-        let (ticket, name) = self.0.pop()?;
+    fn finished(&mut self) -> Option<(Ticket, Result<Found, ResolveError>)> {
+        let (ticket, name, wanted) = self.0.pop()?;
         let is_known = name.as_str().len().is_multiple_of(2);
         let addresses = vec![IpAddr::from([1, 2, 3, 4]), IpAddr::from([10, 0, 0, 1])];
-        Some((ticket, if is_known { Ok(addresses) } else { Err(ResolveError::NoSuchName) }))
+        let found = match wanted {
+            Wanted::Addresses => Found::Addresses(addresses),
+            Wanted::Records(_) => Found::Records(Vec::new()),
+        };
+        Some((ticket, if is_known { Ok(found) } else { Err(ResolveError::NoSuchName) }))
     }
 
     fn wakes(&self) -> Option<BorrowedFd<'_>> {
@@ -112,9 +116,14 @@ pub fn fuzz_frames(bytes: &[u8]) {
     assert_eq!(stack.counters().flows, 0);
 }
 
-/// Puts Ethernet and IP headers around what a protocol is fuzzed with; one kind is left as it is.
+/// Puts Ethernet and IP headers around what a protocol is fuzzed with; one kind is left as it is. Some are pieces of
+/// packets, whose place the first two bytes tell.
 fn with_head(control: u8, packet: &[u8]) -> Vec<u8> {
     let mut message = vec![0; limits::VNET_BYTES];
+    let (place, packet) = match packet {
+        [high, low, rest @ ..] if control & 0x80 != 0 => ([*high & 0x3f, *low], rest),
+        whole => ([0; 2], whole),
+    };
     let protocol = match control >> 4 & 3 {
         0 => 6,
         1 => 17,
@@ -130,18 +139,64 @@ fn with_head(control: u8, packet: &[u8]) -> Vec<u8> {
     if control & 0x40 == 0 {
         message.extend([8, 0, 0x45, 0]);
         message.extend((20 + packet.len() as u16).to_be_bytes());
-        message.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+        message.extend([0, 0, place[0], place[1], 64, protocol, 0, 0]);
         message.extend(GUEST_V4.octets());
         message.extend([1, 2, 3, 4]);
     } else {
         message.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-        message.extend((packet.len() as u16).to_be_bytes());
-        message.extend([if protocol == 1 { 58 } else { protocol }, 64]);
+        let protocol = if protocol == 1 { 58 } else { protocol };
+        let is_piece = place != [0; 2];
+        message.extend((packet.len() as u16 + if is_piece { 8 } else { 0 }).to_be_bytes());
+        message.extend([if is_piece { 44 } else { protocol }, 64]);
         message.extend(GUEST_V6.octets());
         message.extend([0x26, 0x06, 0x47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        if is_piece {
+            message.extend([protocol, 0, place[0], place[1], 0, 0, 0, 1]);
+        }
     }
     message.extend(packet);
     message
+}
+
+/// Another server's answer to a question that it repeats; what is passed on fits, and is itself no question.
+fn fuzz_records(bytes: &[u8]) {
+    const KINDS: [u16; 12] = [2, 5, 6, 12, 15, 16, 33, 44, 52, 64, 65, 257];
+    let [kind, count, rest @ ..] = bytes else { return };
+    let kind = KINDS[usize::from(*kind) % KINDS.len()];
+    let Ok(name) = "a.example".parse::<Name>() else { return };
+    let mut message = Question::emit(7, &name, RecordKind::Other(kind));
+    let Ok(question) = Question::parse(&message) else { return };
+    message[2] |= 0x80;
+    message[7] = *count;
+    message.extend(rest);
+    if let dns::Response::Records(records) = dns::parse_response(&message, 7, &name, kind) {
+        let answer = question.answer(&Answer::Records(records), question.udp_bytes);
+        assert!(answer.len() <= question.udp_bytes && Question::parse(&answer).is_err());
+    }
+}
+
+/// Requests of a connection: what passes is the same however they are cut.
+fn fuzz_requests(bytes: &[u8]) {
+    let Ok(name) = "a.b".parse::<Name>() else { return };
+    let pass = |piece: usize| {
+        let mut requests = Requests::new(name.clone());
+        let (mut at, mut end) = (0, 0);
+        loop {
+            let Ok(room) = requests.room(&bytes[at..end]) else { return at };
+            let count = room.min(end - at);
+            if count == 0 && end == bytes.len() {
+                return at;
+            }
+            if count == 0 {
+                end = (end + piece).min(bytes.len());
+            }
+            requests.passed(count);
+            at += count;
+        }
+    };
+    if bytes.len() < limits::MAX_OPENING_BYTES {
+        assert_eq!(pass(1), pass(bytes.len()));
+    }
 }
 
 /// A question, the answer to it, the first bytes of connections, and the texts of rules.
@@ -153,8 +208,10 @@ pub fn fuzz_names(bytes: &[u8]) {
         // An answer is no question.
         assert!(Question::parse(&answer).is_err());
     }
+    fuzz_records(bytes);
     let _ = opening::inspect(Expected::Tls, bytes);
     let _ = opening::inspect(Expected::Http, bytes);
+    fuzz_requests(bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {
         if let Ok(rule) = text.parse::<Rule>() {
             assert_eq!(rule.to_string().parse::<Rule>().as_ref(), Ok(&rule));

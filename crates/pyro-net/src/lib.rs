@@ -22,7 +22,7 @@ pub mod stack;
 
 pub use dialer::{Dialer, HostDialer};
 pub use dns::{HostResolver, Resolver};
-pub use event::{End, EventSink, FlowEvent, Subject};
+pub use event::{End, EventSink, FlowEvent, FlowState, OpenFlow, OpenFlows, Subject};
 pub use network::Network;
 pub use packet::Dropped;
 pub use policy::{Mode, Policy, Rule};

@@ -70,12 +70,33 @@ pub const UDP_WAITING: usize = 4;
 /// Datagrams of one flow that are delivered before others get their turn.
 pub const UDP_BURST: usize = 32;
 
+/// Packets of the guest of which some pieces are there.
+pub const MAX_FRAGMENTED: usize = 16;
+/// Pieces of one of them: the largest packet on the smallest link that IPv6 allows has fewer.
+pub const MAX_FRAGMENTS: usize = 64;
+/// The payload of a packet in pieces; with the header of IPv4 it is the largest packet.
+pub const MAX_FRAGMENTED_BYTES: usize = MAX_IP_BYTES - 20;
+/// How long pieces wait for the others (RFC 791, 3.2).
+pub const FRAGMENT_LIFE: Duration = Duration::from_secs(15);
+
 /// The longest question that is read: header, one name, one OPT record.
 pub const MAX_QUESTION_BYTES: usize = 512;
 /// The longest answer over UDP (RFC 6891 lets a client ask for more than 512).
 pub const MAX_ANSWER_BYTES: usize = 1232;
 /// Addresses of one answer.
 pub const MAX_ANSWER_ADDRESSES: usize = 16;
+/// Records of one answer: more than zones have of any one kind for one name.
+pub const MAX_ANSWER_RECORDS: usize = 64;
+/// Aliases that lead to an answer: what resolvers follow.
+pub const MAX_ALIASES: usize = 16;
+/// The longest answer over TCP: some keys for signed mail, or all of a company's texts.
+pub const MAX_STREAM_ANSWER_BYTES: usize = 16 << 10;
+/// Name servers of the host's configuration: those that its own resolver takes.
+pub const MAX_NAME_SERVERS: usize = 3;
+/// What is read of that configuration.
+pub const MAX_RESOLVER_FILE_BYTES: u64 = 64 << 10;
+/// How long one of the host's name servers may take before the next one is asked.
+pub const NAME_SERVER: Duration = Duration::from_secs(3);
 /// Seconds for which a guest may keep an answer.
 pub const ANSWER_TTL_S: u32 = 60;
 /// How long one question may wait for the host's resolver.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::dialer::Dialer;
 use crate::dns::Resolver;
-use crate::event::EventSink;
+use crate::event::{EventSink, OpenFlows};
 use crate::policy::Policy;
 use crate::stack::{Counters, Setup, Stack, Turn};
 
@@ -32,6 +33,8 @@ struct State {
     /// Called once it is in force.
     told: Vec<Box<dyn FnOnce() + Send>>,
     counters: Counters,
+    /// Who wants to know of how many open flows.
+    asked: Vec<(usize, Sender<OpenFlows>)>,
     is_over: bool,
 }
 
@@ -80,6 +83,18 @@ impl Network {
         });
     }
 
+    /// Asks for the flows that go on, at most `most` of them. Nothing comes where the network has ended.
+    #[must_use]
+    pub fn open_flows(&self, most: usize) -> Receiver<OpenFlows> {
+        let (sender, told) = channel();
+        self.orders.change(|state| {
+            if !state.is_over {
+                state.asked.push((most, sender));
+            }
+        });
+        told
+    }
+
     /// What was seen up to the last turn.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -110,7 +125,9 @@ impl Drop for Over<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.is_over = true;
+        // Nobody waits for an answer that nobody gives.
         state.told.clear();
+        state.asked.clear();
     }
 }
 
@@ -123,18 +140,22 @@ fn run(mut stack: Stack, orders: &Orders) {
             break;
         }
         let _ = rustix::io::read(&orders.wake, &mut [0; 8]);
-        let order = {
+        let (policy, told, asked) = {
             let mut state = orders.state();
             state.counters = stack.counters();
-            (state.policy.take(), std::mem::take(&mut state.told), state.is_over)
-        };
-        match order {
-            (_, _, true) => break,
-            (Some(policy), told, false) => {
-                stack.set_policy(policy);
-                told.into_iter().for_each(|told| told());
+            if state.is_over {
+                break;
             }
-            (None, _, false) => {}
+            let policy = state.policy.take();
+            (policy, std::mem::take(&mut state.told), std::mem::take(&mut state.asked))
+        };
+        if let Some(policy) = policy {
+            stack.set_policy(policy);
+            told.into_iter().for_each(|told| told());
+        }
+        for (most, sender) in asked {
+            // Who asked may have given up.
+            let _ = sender.send(stack.open_flows(most));
         }
         match stack.work(started.elapsed()) {
             Ok(Turn::On) => {}
@@ -191,6 +212,19 @@ mod tests {
         told.recv_timeout(Duration::from_secs(20)).unwrap();
         drop(network);
         assert_eq!(recv(&cable, &mut answer, RecvFlags::empty()).unwrap().1, 0);
+    }
+
+    #[test]
+    fn a_running_network_tells_of_open_flows_and_one_that_ends_tells_nobody() {
+        let (mut network, cable) = start();
+        let patience = Duration::from_secs(20);
+        assert_eq!(network.open_flows(9).recv_timeout(patience), Ok(OpenFlows::default()));
+        drop(cable);
+        network.thread.take().unwrap().join().unwrap();
+        // Whoever asks later has nobody to wait for either, once the network is dropped.
+        let told = network.open_flows(9);
+        drop(network);
+        assert!(told.recv_timeout(patience).is_err());
     }
 
     #[test]

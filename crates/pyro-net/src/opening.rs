@@ -1,11 +1,14 @@
 //! For whom a connection says it is: the server name of a TLS hello, the host of an HTTP request.
 //!
-//! Only the first bytes are looked at, and nothing passes before they agree with the name that was allowed. A later
-//! request of the same HTTP connection may name another host; it goes to the allowed name's server all the same.
+//! Nothing passes before it agrees with the name that was allowed: of TLS the first bytes, of HTTP the head of each
+//! request of the connection, see [`Requests`].
+
+mod requests;
 
 use crate::limits;
 use crate::packet::u16_at;
 use crate::policy::Name;
+pub(crate) use requests::Requests;
 
 /// What the first bytes must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,58 +139,12 @@ fn server_name(hello: &[u8]) -> Option<Name> {
     found
 }
 
-/// Reads the request's line and headers: the host they name, once, and a target that names no other.
 fn inspect_http(bytes: &[u8]) -> Opening {
-    const END: &[u8] = b"\r\n\r\n";
-    let method_bytes = bytes.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
-    let is_request = match bytes.get(method_bytes) {
-        Some(b' ') => (1..=20).contains(&method_bytes),
-        Some(_) => false,
-        None => method_bytes <= 20,
-    };
-    if !is_request {
-        return Opening::Other;
+    match requests::read_head(bytes) {
+        Ok(Some((_, head))) => Opening::For(head.name),
+        Ok(None) => Opening::Unfinished,
+        Err(requests::Unclear) => Opening::Other,
     }
-    let Some(end) = bytes.windows(END.len()).position(|window| window == END) else {
-        return Opening::Unfinished;
-    };
-    parse_request(&bytes[..end]).map_or(Opening::Other, Opening::For)
-}
-
-fn parse_request(head: &[u8]) -> Option<Name> {
-    let text = std::str::from_utf8(head).ok()?;
-    let mut lines = text.split("\r\n");
-    let mut words = lines.next()?.split(' ');
-    let (_, target, version) = (words.next()?, words.next()?, words.next()?);
-    if words.next().is_some() || !matches!(version, "HTTP/1.1" | "HTTP/1.0") {
-        return None;
-    }
-    let mut host = None;
-    for line in lines {
-        let (field, value) = line.split_once(':')?;
-        // Spaces before the colon and lone line ends make servers disagree on what a header is.
-        if field.is_empty() || field.contains([' ', '\t', '\n', '\r']) || value.contains(['\n', '\r']) {
-            return None;
-        }
-        if field.eq_ignore_ascii_case("host") && host.replace(value.trim()).is_some() {
-            return None;
-        }
-    }
-    let host = authority_name(host?)?;
-    if target.starts_with('/') || target == "*" {
-        return Some(host);
-    }
-    let authority = target.strip_prefix("http://")?.split(['/', '?', '#']).next()?;
-    (authority_name(authority)? == host).then_some(host)
-}
-
-fn authority_name(authority: &str) -> Option<Name> {
-    let name = match authority.split_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) => return None,
-        None => authority,
-    };
-    name.parse().ok()
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 //! Everything here is a claim until [`parse`] returned it, and `parse` cannot panic.
 
 pub(crate) mod emit;
+pub(crate) mod fragments;
 mod sum;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::guest::{GATEWAY_MAC, Mac};
 use crate::limits::{ETHERNET_BYTES, VNET_BYTES};
+use fragments::{Fragment, FragmentKey};
 
 pub(crate) const ETHERTYPE_V4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
@@ -26,7 +28,8 @@ pub enum Dropped {
     Malformed,
     /// Neither IPv4, IPv6 nor ARP, or not for the gateway's Ethernet address.
     NotForUs,
-    /// A piece of a larger packet; the guest's own kernel makes none for TCP.
+    /// A piece of a larger packet that cannot be, or is neither of a datagram nor of an echo request: the guest's
+    /// kernel makes none for TCP.
     Fragment,
     /// An IPv6 extension header; nothing that is carried needs one.
     Extension,
@@ -65,6 +68,8 @@ pub(crate) enum Claim<'a> {
     Arp { sender_mac: Mac, sender: Ipv4Addr, target: Ipv4Addr },
     /// An IP packet.
     Ip(Packet<'a>),
+    /// A piece of one.
+    Fragment(Fragment<'a>),
 }
 
 /// Big-endian, at a checked place.
@@ -94,8 +99,8 @@ pub(crate) fn parse(message: &[u8]) -> Result<Claim<'_>, Dropped> {
     }
     match kind {
         ETHERTYPE_ARP => parse_arp(payload),
-        ETHERTYPE_V4 => parse_v4(payload).map(Claim::Ip),
-        ETHERTYPE_V6 => parse_v6(payload).map(Claim::Ip),
+        ETHERTYPE_V4 => parse_v4(payload),
+        ETHERTYPE_V6 => parse_v6(payload),
         _ => Err(Dropped::NotForUs),
     }
 }
@@ -112,7 +117,7 @@ fn parse_arp(bytes: &[u8]) -> Result<Claim<'_>, Dropped> {
     Ok(Claim::Arp { sender_mac, sender: sender.into(), target: target.into() })
 }
 
-fn parse_v4(bytes: &[u8]) -> Result<Packet<'_>, Dropped> {
+fn parse_v4(bytes: &[u8]) -> Result<Claim<'_>, Dropped> {
     let first = *bytes.first().ok_or(Dropped::Malformed)?;
     let head_bytes = usize::from(first & 0xf) * 4;
     let total_bytes = usize::from(u16_at(bytes, 2).ok_or(Dropped::Malformed)?);
@@ -124,15 +129,28 @@ fn parse_v4(bytes: &[u8]) -> Result<Packet<'_>, Dropped> {
     let fragment = u16_at(bytes, 6).ok_or(Dropped::Malformed)?;
     let source: [u8; 4] = array_at(bytes, 12).ok_or(Dropped::Malformed)?;
     let destination: [u8; 4] = array_at(bytes, 16).ok_or(Dropped::Malformed)?;
-    // More fragments to come, or an offset.
-    if fragment & 0x3fff != 0 {
+    let (source, destination) = (IpAddr::from(source), IpAddr::from(destination));
+    let protocol = bytes[9];
+    if fragment & (MORE_V4 | OFFSET_V4) == 0 {
+        return Ok(Claim::Ip(Packet { source, destination, protocol, bytes, payload }));
+    }
+    if !matches!(protocol, UDP | ICMP) {
         return Err(Dropped::Fragment);
     }
-    let (source, destination) = (IpAddr::from(source), IpAddr::from(destination));
-    Ok(Packet { source, destination, protocol: bytes[9], bytes, payload })
+    let identification = u32::from(u16_at(bytes, 4).ok_or(Dropped::Malformed)?);
+    Ok(Claim::Fragment(Fragment {
+        key: FragmentKey { source, destination, protocol, identification },
+        offset: usize::from(fragment & OFFSET_V4) * 8,
+        is_last: fragment & MORE_V4 == 0,
+        payload,
+    }))
 }
 
-fn parse_v6(bytes: &[u8]) -> Result<Packet<'_>, Dropped> {
+/// Flag and offset in the header of IPv4.
+const MORE_V4: u16 = 0x2000;
+const OFFSET_V4: u16 = 0x1fff;
+
+fn parse_v6(bytes: &[u8]) -> Result<Claim<'_>, Dropped> {
     const HEAD_BYTES: usize = 40;
     let first = *bytes.first().ok_or(Dropped::Malformed)?;
     let payload_bytes = usize::from(u16_at(bytes, 4).ok_or(Dropped::Malformed)?);
@@ -142,13 +160,51 @@ fn parse_v6(bytes: &[u8]) -> Result<Packet<'_>, Dropped> {
     }
     let source: [u8; 16] = array_at(bytes, 8).ok_or(Dropped::Malformed)?;
     let destination: [u8; 16] = array_at(bytes, 24).ok_or(Dropped::Malformed)?;
-    match bytes[6] {
-        44 => return Err(Dropped::Fragment),
-        0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => return Err(Dropped::Extension),
-        _ => {}
-    }
     let (source, destination) = (Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into());
-    Ok(Packet { source, destination, protocol: bytes[6], bytes, payload: &bytes[HEAD_BYTES..] })
+    match bytes[6] {
+        44 => parse_fragment_v6(source, destination, &bytes[HEAD_BYTES..]).map(Claim::Fragment),
+        0 | 43 | 50 | 51 | 60 | 135 | 139 | 140 => Err(Dropped::Extension),
+        protocol => {
+            Ok(Claim::Ip(Packet { source, destination, protocol, bytes, payload: &bytes[HEAD_BYTES..] }))
+        }
+    }
+}
+
+/// The extension header of a piece (RFC 8200, 4.5), and the piece.
+fn parse_fragment_v6(source: IpAddr, destination: IpAddr, bytes: &[u8]) -> Result<Fragment<'_>, Dropped> {
+    let protocol = *bytes.first().ok_or(Dropped::Malformed)?;
+    let field = u16_at(bytes, 2).ok_or(Dropped::Malformed)?;
+    let identification = u32_at(bytes, 4).ok_or(Dropped::Malformed)?;
+    if !matches!(protocol, UDP | ICMP6) {
+        return Err(Dropped::Fragment);
+    }
+    Ok(Fragment {
+        key: FragmentKey { source, destination, protocol, identification },
+        offset: usize::from(field & !7),
+        is_last: field & 1 == 0,
+        payload: &bytes[8..],
+    })
+}
+
+/// An IP packet that was put together here.
+pub(crate) fn packet_of(bytes: &[u8]) -> Result<Packet<'_>, Dropped> {
+    let claim =
+        if bytes.first().is_some_and(|first| first >> 4 == 4) { parse_v4(bytes)? } else { parse_v6(bytes)? };
+    match claim {
+        Claim::Ip(packet) => Ok(packet),
+        Claim::Arp { .. } | Claim::Fragment(_) => Err(Dropped::Malformed),
+    }
+}
+
+/// Whether the sum of a packet's payload holds: pieces of several packets may have been put together.
+pub(crate) fn sum_holds(packet: &Packet<'_>) -> bool {
+    let sum = match packet.protocol {
+        // None at all is what zero says, over IPv4.
+        UDP if packet.source.is_ipv4() && u16_at(packet.payload, 6) == Some(0) => return true,
+        ICMP => sum::Sum::default(),
+        protocol => sum::Sum::pseudo(packet.source, packet.destination, protocol, packet.payload.len()),
+    };
+    sum.add(packet.payload).folded() == 0xffff
 }
 
 /// The head of a TCP segment.

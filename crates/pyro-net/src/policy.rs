@@ -4,6 +4,7 @@
 //! The order is in [`Policy::decide`].
 
 mod decide;
+mod encrypted_dns;
 mod name;
 mod ports;
 mod rule;
@@ -44,7 +45,8 @@ pub struct Limits {
     pub udp_flows: u32,
     /// Name questions whose answer is outstanding.
     pub dns_in_flight: u32,
-    /// Bytes of payload in both directions together, until nothing passes any more.
+    /// Bytes of payload in both directions together, of flows and of questions to the gateway's name server: when as
+    /// many have passed since the machine's start, nothing passes any more.
     pub total_bytes: Option<u64>,
 }
 

@@ -25,10 +25,11 @@ use std::time::Duration;
 
 use crate::dialer::Dialer;
 use crate::dns::{Pinned, Resolver, Synthetic};
-use crate::event::{End, EventSink};
+use crate::event::{End, EventSink, OpenFlows};
 use crate::limits;
 use crate::link::{Link, Received};
 use crate::packet::Dropped;
+use crate::packet::fragments::Fragments;
 use crate::policy::{Policy, Protocol};
 use crate::poller::{Poller, Ready};
 use bucket::Bucket;
@@ -109,6 +110,7 @@ pub struct Stack {
     resolver: Box<dyn Resolver>,
     policy: Policy,
     recorder: Recorder,
+    fragments: Fragments,
     flows: Table<Flow>,
     keys: HashMap<FlowKey, FlowId>,
     timers: Timers,
@@ -160,6 +162,7 @@ impl Stack {
             replies: Bucket::new(limits::REPLIES_PER_SECOND),
             policy,
             recorder: Recorder::new(sink, setup.epoch),
+            fragments: Fragments::default(),
             flows: Table::default(),
             keys: HashMap::new(),
             timers: Timers::default(),
@@ -238,12 +241,34 @@ impl Stack {
                 self.break_off(id, End::PolicyChanged);
             }
         }
+        if self.is_used_up() {
+            self.end_all(End::BytesUsedUp);
+        }
     }
 
     /// What was seen so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
         Counters { lost: self.link.lost(), flows: self.flows.len(), ..self.counters }
+    }
+
+    /// The flows that go on, at most `most` of them: the ones that began last.
+    #[must_use]
+    pub fn open_flows(&mut self, most: usize) -> OpenFlows {
+        let mut flows = Vec::new();
+        for id in self.flows.ids() {
+            let Some(flow) = self.flows.get_mut(id) else { continue };
+            let state = match &flow.carrier {
+                Carrier::Tcp(connection) => connection.state(),
+                Carrier::Datagrams(datagrams) => datagrams.state(),
+            };
+            if !flow.record.is_silent {
+                flows.push(self.recorder.open(&flow.key, &flow.record, state));
+            }
+        }
+        flows.sort_by_key(|flow| (flow.started_ms, flow.source));
+        let cut = flows.len().saturating_sub(most);
+        OpenFlows { flows: flows.split_off(cut), truncated: cut > 0 }
     }
 
     /// Ends every flow, with its record.
@@ -348,7 +373,15 @@ impl Stack {
 
     /// Whether the bytes that the policy allows have passed.
     fn is_used_up(&self) -> bool {
-        self.policy.limits.total_bytes.is_some_and(|total| self.counters.passed_bytes >= total)
+        self.room() == 0
+    }
+
+    /// How many bytes more may pass.
+    fn room(&self) -> u64 {
+        self.policy
+            .limits
+            .total_bytes
+            .map_or(u64::MAX, |total| total.saturating_sub(self.counters.passed_bytes))
     }
 
     fn set_deadline(&mut self, id: FlowId, deadline: Option<Duration>) {

@@ -159,6 +159,32 @@ fn datagrams_of_any_size_go_and_come() {
 }
 
 #[test]
+fn datagrams_larger_than_the_link_leave_the_guest_whole() {
+    let sockets = ["127.0.0.1:0", "[::1]:0"].map(|at| UdpSocket::bind(at).unwrap());
+    let ports = [0, 1].map(|index: usize| sockets[index].local_addr().unwrap().port());
+    let rules = [format!("127.0.0.1:{}", ports[0]), format!("[::1]:{}", ports[1])];
+    let Some(inside) = Inside::start(policy(Mode::Egress, &rules), &[]) else { return };
+    for socket in sockets {
+        std::thread::spawn(move || {
+            let mut buffer = [0; 65536];
+            loop {
+                let (length, from) = socket.recv_from(&mut buffer).unwrap();
+                socket.send_to(&buffer[..length], from).unwrap();
+            }
+        });
+    }
+    let program = format!(
+        "import random, socket\nfor f, a, p in ((socket.AF_INET, '{GATEWAY_V4}', {}), (socket.AF_INET6, '{GATEWAY_V6}', {})):\n\
+         \x20 s = socket.socket(f, socket.SOCK_DGRAM)\n  s.settimeout(20)\n  s.connect((a, p))\n\
+         \x20 for n in (1473, 9000, 60000):\n    m = random.randbytes(n)\n    s.send(m)\n    print(s.recv(65536) == m)\n",
+        ports[0], ports[1],
+    );
+    let output = inside.run(&["timeout", "60", "python3", "-c", &program]);
+    check(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "True\n".repeat(6));
+}
+
+#[test]
 fn the_gateway_answers_echo_of_both_families() {
     let Some(inside) = Inside::start(Policy::of(Mode::Egress), &[]) else { return };
     // Raw sockets of the program itself: ping is not everywhere.

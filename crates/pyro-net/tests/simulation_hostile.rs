@@ -73,7 +73,8 @@ fn spoofed_sources_fragments_and_groups_go_nowhere() {
         packet[12..16].copy_from_slice(&source);
         lab.guest.send_raw(packet);
     }
-    for field in [[0x20, 0], [0, 1], [0x3f, 0xff]] {
+    // Not whole eights, and beyond the largest packet.
+    for field in [[0x20, 0], [0x1f, 0xff], [0x3f, 0xff]] {
         let mut packet = guest::udp(1000, "1.2.3.4:80", b"x");
         packet[6..8].copy_from_slice(&field);
         lab.guest.send_raw(packet);
@@ -240,6 +241,52 @@ fn datagram_flows_and_names_are_bounded() {
 }
 
 #[test]
+fn pieces_of_datagrams_hold_bounded_memory_and_overlaps_go_nowhere() {
+    let _turn = my_turn();
+    let mut lab = lab();
+    let piece = |number: u16, field: u16, payload: &[u8]| {
+        let mut packet = guest::v4([198, 19, 255, 2], [1, 2, 3, 4], 17, payload);
+        packet[4..6].copy_from_slice(&number.to_be_bytes());
+        packet[6..8].copy_from_slice(&field.to_be_bytes());
+        packet
+    };
+    let before = resident_bytes();
+    for number in 0..20_000u16 {
+        // Each with the room of many, none with its beginning.
+        lab.send(&guest::framed(&piece(number % 300, 0x2000 | (1 + number % 40 * 180), &[7; 1440])));
+        if number.is_multiple_of(50) {
+            lab.turn();
+        }
+    }
+    lab.turn();
+    assert!(resident_bytes() < before + (4 << 20));
+    assert_eq!((lab.stack.counters().flows, lab.host.dialled().len()), (0, 0));
+    // The head of a datagram to one port, and again of one to another.
+    let head = |port: u16| {
+        let [high, low] = port.to_be_bytes();
+        [3, 232, high, low, 0, 17, 0, 0]
+    };
+    let refused = dropped(&lab, Dropped::Fragment);
+    for packet in [piece(5, 0x2000, &head(4000)), piece(5, 0x2000, &head(25)), piece(5, 1, b"123456789")] {
+        lab.send(&guest::framed(&packet));
+    }
+    lab.turn();
+    assert_eq!(dropped(&lab, Dropped::Fragment), refused + 1);
+    assert!(lab.host.dialled().is_empty());
+    // The same without the lie is one datagram.
+    lab.send(&guest::framed(&piece(6, 1, b"123456789")));
+    lab.send(&guest::framed(&piece(6, 0x2000, &head(4000))));
+    // Pieces whose sum does not hold were of several datagrams.
+    let mut wrong = head(4001);
+    wrong[7] = 1;
+    lab.send(&guest::framed(&piece(7, 1, b"123456789")));
+    lab.send(&guest::framed(&piece(7, 0x2000, &wrong)));
+    lab.turn();
+    assert_eq!(lab.host.dialled(), [at("1.2.3.4:4000")]);
+    check_honest(&mut lab);
+}
+
+#[test]
 fn no_packet_breaks_the_stack() {
     let _turn = my_turn();
     for seed in 0..20 {
@@ -254,6 +301,8 @@ fn no_packet_breaks_the_stack() {
             guest::framed(&guest::tcp(40_001, "1.2.3.4:53", 1, SYN)),
             guest::framed(&guest::udp(5000, "1.2.3.4:53", &question)),
             guest::framed(&guest::udp(5000, "1.2.3.4:5000", &[7; 100])),
+            guest::framed(&guest::in_pieces(&guest::udp(5000, "1.2.3.4:5000", &[7; 100]), 64, 1)[0]),
+            guest::framed(&guest::in_pieces(&guest::udp(5000, "1.2.3.4:5000", &[7; 100]), 64, 1)[1]),
             guest::framed(&guest::v4([198, 19, 255, 2], [1, 2, 3, 4], 1, &[8, 0, 0, 0, 0, 1, 0, 1])),
             vec![0x60; 300],
         ];

@@ -253,6 +253,54 @@ fn under_a_list_the_first_bytes_must_be_for_the_name() {
 }
 
 #[test]
+fn under_a_list_each_request_of_a_connection_must_be_for_the_name() {
+    let mut lab = lab(Mode::AllowList, &["a.example"], &[]);
+    lab.host.name("a.example", &["1.2.3.4"]);
+    lab.host.serve("1.2.3.4:80", Script::Swallow);
+    let to = format!("{}:80", address_of(&mut lab, "a.example"));
+    let get = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let head = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 200000\r\n\r\n";
+    let good = [&get[..], head, &pattern(200_000, 5), get].concat();
+    let handle = speak(&mut lab, &to, &good);
+    lab.run(seconds(60), |lab| lab.host.got(0).len() == good.len());
+    assert!(lab.host.got(0) == good);
+    assert_eq!(lab.guest.state(handle), State::Established);
+    lab.guest.write(handle, b"GET / HTTP/1.1\r\nHost: other.example\r\n\r\n");
+    lab.run(seconds(5), |lab| lab.guest.state(handle) == State::Closed);
+    assert!(lab.host.got(0).len() == good.len(), "nothing of it reached the server");
+    assert_eq!(lab.event().end, End::OtherName);
+
+    // An end within a head is no request; an end within a body is the client's to make.
+    let handle = speak(&mut lab, &to, b"GET / HTTP/1.1\r\nHost: a.exam");
+    lab.guest.socket(handle).close();
+    lab.run(seconds(5), |lab| lab.events().len() == 2);
+    assert_eq!((lab.events()[1].end, lab.host.got(1).len()), (End::OtherName, 0));
+    let handle = speak(&mut lab, &to, &[&head[..], b"some"].concat());
+    lab.guest.socket(handle).close();
+    lab.run(seconds(5), |lab| lab.host.is_ended(2));
+    assert_eq!(lab.host.got(2).len(), head.len() + 4);
+}
+
+#[test]
+fn a_web_socket_opens_when_the_server_agrees() {
+    let mut lab = lab(Mode::AllowList, &["a.example"], &[]);
+    lab.host.name("a.example", &["1.2.3.4"]);
+    lab.host.serve("1.2.3.4:80", Script::Swallow);
+    let to = format!("{}:80", address_of(&mut lab, "a.example"));
+    let head = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let handle = speak(&mut lab, &to, &[&head[..], b"\x81\x05hello"].concat());
+    lab.pass(seconds(5));
+    assert!(lab.host.got(0) == head);
+    lab.host.set_script(0, Script::Send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec()));
+    lab.run(seconds(5), |lab| lab.host.got(0).ends_with(b"hello"));
+    let mut answer = Vec::new();
+    lab.run(seconds(5), |lab| {
+        answer.extend(lab.guest.read(handle));
+        answer.ends_with(b"Protocols\r\n\r\n")
+    });
+}
+
+#[test]
 fn a_hello_in_pieces_is_waited_for() {
     let mut lab = lab(Mode::AllowList, &["a.example"], &[]);
     lab.host.name("a.example", &["1.2.3.4"]);
@@ -264,6 +312,41 @@ fn a_hello_in_pieces_is_waited_for() {
     assert!(lab.host.got(0).is_empty());
     lab.guest.write(handle, second);
     lab.run(seconds(5), |lab| lab.host.got(0) == bytes);
+}
+
+#[test]
+fn other_records_are_asked_for_where_the_name_may_be_and_nowhere_else() {
+    const PTR: RecordKind = RecordKind::Other(12);
+    const TXT: RecordKind = RecordKind::Other(16);
+    const ANY: RecordKind = RecordKind::Other(255);
+    let mut list = lab(Mode::AllowList, &["*.listed.example:443"], &[]);
+    list.host.name("_imap.listed.example", &["1.2.3.4"]);
+    assert_eq!(ask(&mut list, "_imap.listed.example", TXT).0, 0);
+    assert_eq!(ask(&mut list, "no.listed.example", TXT).0, 3);
+    assert_eq!(ask(&mut list, "secret-data.other.example", TXT).0, 3);
+    assert_eq!(ask(&mut list, "9.9.9.9.in-addr.arpa", PTR).0, 3);
+    assert_eq!(list.host.asked(), ["_imap.listed.example", "no.listed.example"]);
+
+    let mut open = lab(Mode::Egress, &[], &["bad.example"]);
+    open.host.name("9.9.9.9.in-addr.arpa", &[]);
+    assert_eq!(ask(&mut open, "9.9.9.9.in-addr.arpa", PTR).0, 0);
+    for name in ["5.0.0.10.in-addr.arpa", "bad.example", "dns.google"] {
+        assert_eq!(ask(&mut open, name, PTR).0, 3, "{name}");
+    }
+    assert_eq!(ask(&mut open, "a.example", ANY).0, 0);
+    assert_eq!(open.host.asked(), ["9.9.9.9.in-addr.arpa"]);
+    // One name's addresses and records are two questions, both of which are answered.
+    open.host.name("a.example", &["1.2.3.4"]);
+    let kinds = [RecordKind::A, TXT];
+    for kind in kinds {
+        let question = Question::emit(7, &"a.example".parse().unwrap(), kind);
+        open.guest.send_raw(guest::udp(5353, "9.9.9.9:53", &question));
+    }
+    open.run(seconds(30), |lab| lab.guest.others.len() == 2);
+    let mut counts: Vec<u8> = open.guest.others.iter().map(|packet| packet[28 + 7]).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [0, 1]);
+    assert_eq!(open.host.asked()[1..], ["a.example", "a.example"]);
 }
 
 #[test]
@@ -327,6 +410,68 @@ fn datagrams_go_and_come_and_their_flow_ends_in_silence() {
     let event = lab.event();
     assert_eq!((event.end, event.sent_bytes, event.received_bytes), (End::Finished, 1006, 1006));
     assert_eq!(lab.stack.counters().flows, 0);
+}
+
+#[test]
+fn datagrams_larger_than_the_link_go_and_come_in_pieces() {
+    let mut lab = lab(Mode::Egress, &[], &[]);
+    let payload = pattern(5000, 4);
+    let mut pieces = guest::in_pieces(&guest::udp(4000, "1.2.3.4:9", &payload), 1480, 77);
+    pieces.swap(0, 2);
+    assert_eq!(pieces.len(), 4);
+    pieces.into_iter().for_each(|piece| lab.guest.send_raw(piece));
+    lab.run(seconds(5), |lab| lab.guest.others.len() == 4);
+    let mut got: Vec<u8> = Vec::new();
+    for piece in &lab.guest.others {
+        assert!(piece.len() <= 1500);
+        got.extend(&piece[20..]);
+    }
+    assert!(got[8..] == payload);
+    lab.run(seconds(120), |lab| !lab.events().is_empty());
+    assert_eq!((lab.event().sent_bytes, lab.event().received_bytes), (5000, 5000));
+}
+
+#[test]
+fn used_up_bytes_end_datagrams_and_are_told_to_who_asks_for_a_name() {
+    let limits = Limits { total_bytes: Some(2500), ..Limits::default() };
+    let mut lab = Lab::new(Policy { limits, ..Policy::of(Mode::Egress) }, 3);
+    lab.host.name("a.example", &["1.2.3.4"]);
+    assert_eq!(ask(&mut lab, "a.example", RecordKind::A).0, 0);
+    let questions = lab.stack.counters().passed_bytes;
+    assert_eq!(questions, 27 + 43, "a question and its answer count");
+    lab.guest.send_raw(guest::udp(4000, "1.2.3.4:9", &pattern(1000, 1)));
+    lab.run(seconds(5), |lab| !lab.guest.others.is_empty());
+    lab.guest.others.clear();
+    // The next one goes, for there is some room, and uses it up: what comes back is not delivered.
+    lab.guest.send_raw(guest::udp(4000, "1.2.3.4:9", &pattern(1000, 1)));
+    lab.run(seconds(5), |lab| !lab.events().is_empty());
+    assert!(lab.guest.others.is_empty());
+    let event = lab.event();
+    assert_eq!((event.end, event.sent_bytes, event.received_bytes), (End::BytesUsedUp, 2000, 1000));
+    assert_eq!(event.names[0].as_str(), "a.example");
+    assert_eq!(ask(&mut lab, "a.example", RecordKind::A), (2, vec![]));
+    let event = lab.events().pop().unwrap();
+    assert_eq!((event.subject, event.end), (Subject::Name, End::BytesUsedUp));
+    assert_eq!(
+        event.text,
+        "the name a.example: denied: the egress limit is used up; a higher egress limit would allow it"
+    );
+    lab.guest.send_raw(guest::udp(4001, "1.2.3.4:9", b"more"));
+    lab.run(seconds(5), |lab| lab.events().len() == 3);
+    assert_eq!(lab.events()[2].names[0].as_str(), "a.example");
+}
+
+#[test]
+fn datagrams_at_once_pass_no_further_than_the_one_that_uses_the_limit_up() {
+    let limits = Limits { total_bytes: Some(500), ..Limits::default() };
+    let mut lab = Lab::new(Policy { limits, ..Policy::of(Mode::Egress) }, 3);
+    for _ in 0..3 {
+        lab.send(&guest::framed(&guest::udp(4000, "1.2.3.4:9", &pattern(1000, 1))));
+    }
+    lab.turn();
+    assert_eq!(lab.stack.counters().passed_bytes, 1000);
+    assert_eq!(lab.events()[0].sent_bytes, 1000);
+    assert!(lab.events().iter().all(|event| event.end == End::BytesUsedUp));
 }
 
 #[test]

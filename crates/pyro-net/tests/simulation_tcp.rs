@@ -6,7 +6,7 @@ mod lab;
 
 use lab::{Faults, Lab, Script, at, pattern, seconds};
 use pyro_net::policy::Limits;
-use pyro_net::{End, Mode, Policy};
+use pyro_net::{End, FlowState, Mode, Policy};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
@@ -284,10 +284,64 @@ fn used_up_bytes_end_everything() {
         flow.step(lab);
         lab.guest.state(flow.handle) == State::Closed
     });
-    assert_eq!(lab.event().end, End::BytesUsedUp);
+    let event = lab.event();
+    assert_eq!((event.end, event.sent_bytes + event.received_bytes), (End::BytesUsedUp, 50_000));
+    assert!(
+        event.text.ends_with("denied: the egress limit is used up; a higher egress limit would allow it"),
+        "{}",
+        event.text
+    );
     let again = lab.guest.connect(at(V4));
     lab.run(seconds(5), |lab| lab.guest.state(again) == State::Closed);
-    assert_eq!(lab.host.dialled().len(), 1);
+    assert_eq!((lab.host.dialled().len(), lab.stack.counters().passed_bytes), (1, 50_000));
+}
+
+#[test]
+fn a_limit_is_raised_and_lowered_while_flows_are_open() {
+    let limited = |total| {
+        let limits = Limits { total_bytes: Some(total), ..Limits::default() };
+        Policy { limits, ..Policy::of(Mode::Egress) }
+    };
+    let mut lab = Lab::new(limited(50_000), 19);
+    let mut flow = Exchange::new(&mut lab, V4, pattern(200_000, 1));
+    lab.run(seconds(60), |lab| {
+        flow.step(lab);
+        lab.guest.state(flow.handle) == State::Closed
+    });
+    lab.stack.set_policy(limited(100_000));
+    let open = lab.guest.connect(at(V4));
+    lab.run(seconds(5), |lab| lab.guest.state(open) == State::Established);
+    lab.guest.write(open, &pattern(1000, 2));
+    lab.run(seconds(5), |lab| lab.guest.read(open).len() == 1000);
+    assert_eq!(lab.stack.counters().passed_bytes, 52_000);
+    // Nothing is under way that would make the stack look at the flow by itself.
+    lab.pass(seconds(5));
+    lab.stack.set_policy(limited(52_000));
+    lab.run(seconds(5), |lab| lab.guest.state(open) == State::Closed);
+    assert_eq!(lab.events().last().unwrap().end, End::BytesUsedUp);
+}
+
+#[test]
+fn open_flows_are_told_with_what_passed_so_far() {
+    let mut lab = lab(20);
+    lab.host.serve("5.6.7.8:1", Script::Hesitate);
+    let handle = lab.guest.connect(at(V4));
+    lab.run(seconds(5), |lab| lab.guest.state(handle) == State::Established);
+    lab.guest.write(handle, &pattern(1000, 2));
+    lab.run(seconds(5), |lab| lab.guest.read(handle).len() == 1000);
+    lab.guest.connect(at("5.6.7.8:1"));
+    lab.pass(seconds(1));
+    let open = lab.stack.open_flows(9);
+    let seen: Vec<_> =
+        open.flows.iter().map(|flow| (flow.state, flow.sent_bytes, flow.received_bytes)).collect();
+    assert_eq!(seen, [(FlowState::Open, 1000, 1000), (FlowState::Connecting, 0, 0)]);
+    assert_eq!(open.flows[0].text, format!("tcp to {V4}: open"));
+    assert!(!open.truncated);
+    let last = lab.stack.open_flows(1);
+    assert_eq!((last.flows[0].destination, last.truncated), (at("5.6.7.8:1"), true));
+    lab.guest.socket(handle).abort();
+    lab.run(seconds(5), |lab| lab.events().len() == 1);
+    assert_eq!(lab.stack.open_flows(9).flows.len(), 1);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 
+use super::byte_size::parse_byte_size;
 use crate::output::{self, printable};
 use clap::Args;
 use pyro_core::network::{self, NetworkContacts, NetworkDenial, NetworkError, NetworkRules};
@@ -39,6 +40,25 @@ pub(crate) struct RuleArgs {
     network_rules: Option<PathBuf>,
 }
 
+// The limit, wherever a machine can get one. A doc comment here would replace the commands' help.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct LimitArgs {
+    /// Let nothing pass any more when as many bytes have, in both directions together, since the machine's start;
+    /// with K, M, G, KiB, MiB or GiB behind the number, all powers of 1024.
+    ///
+    /// What counts is the payload of connections, datagrams and questions for names. For example:
+    /// --egress-limit 500M
+    #[arg(long, value_name = "BYTES", value_parser = parse_byte_size)]
+    egress_limit: Option<u64>,
+}
+
+impl LimitArgs {
+    /// `rules` with the limit.
+    pub(crate) fn with(self, rules: NetworkRules) -> NetworkRules {
+        NetworkRules { egress_limit_bytes: self.egress_limit, ..rules }
+    }
+}
+
 /// What is wrong with rules as arguments.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuleArgumentError {
@@ -70,6 +90,7 @@ impl RuleArgs {
             allow: parse_rules("--allow", &self.allow)?,
             allow_only: parse_rules("--allow-only", &self.allow_only)?,
             deny: parse_rules("--deny", &self.deny)?,
+            egress_limit_bytes: None,
         });
         Ok(rules)
     }

@@ -2,7 +2,7 @@ mod plan;
 
 use super::command_line::{CommandLine, CommandLineError};
 use crate::commands::engine::parse_engine;
-use crate::commands::network::{NETWORK_POLICIES, RuleArgs, RuleArgumentError};
+use crate::commands::network::{LimitArgs, NETWORK_POLICIES, RuleArgs, RuleArgumentError};
 use crate::output::{self, Format};
 use clap::Args;
 pub(crate) use plan::{Observe, Plan, run_plan};
@@ -58,6 +58,8 @@ pub(crate) struct Run {
     network: Option<String>,
     #[command(flatten)]
     rules: RuleArgs,
+    #[command(flatten)]
+    limit: LimitArgs,
     /// Say afterwards what was reached, as the rules that open it and nothing else.
     #[arg(long, requires = "network")]
     observe: bool,
@@ -127,7 +129,7 @@ impl Run {
 
     fn policy(&self) -> Result<Option<Policy>, RunArgumentError> {
         let policy = self.network.as_deref().map_or(Ok(NetworkPolicy::Off), NetworkPolicy::parse)?;
-        let rules = self.rules.rules()?;
+        let rules = self.limit.with(self.rules.rules()?);
         rules.check(policy).map_err(RuleArgumentError::from)?;
         Ok(match policy {
             NetworkPolicy::Off => None,

@@ -5,6 +5,7 @@ use pyro_net::event::Subject;
 use pyro_net::policy::{Decision, Protocol, Reason, Rule, Verdict};
 use pyro_net::{End, FlowEvent};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,9 @@ pub struct NetworkDenial {
     pub rule: Option<Rule>,
     /// The smallest rule that would have allowed it, if any can.
     pub allow_with: Option<Rule>,
+    /// What would have allowed it, in words, where no rule would.
+    #[serde(default)]
+    pub hint: Option<String>,
     /// How often, as far as it is remembered.
     pub count: u64,
 }
@@ -52,6 +56,7 @@ impl NetworkDenial {
             reason: reason(event),
             rule: event.rule.clone(),
             allow_with: event.smallest_rule_that_would_allow.clone(),
+            hint: hint(event).map(str::to_owned),
             count: 1,
         })
     }
@@ -74,6 +79,15 @@ fn reason(event: &FlowEvent) -> String {
     }
 }
 
+/// What to do about it where no rule helps.
+fn hint(event: &FlowEvent) -> Option<&'static str> {
+    match (event.end, event.reason) {
+        (End::BytesUsedUp, _) => Some("a higher --egress-limit"),
+        (End::Denied, Some(Reason::Off)) => Some("another --network-policy"),
+        _ => None,
+    }
+}
+
 fn decision_text(reason: Reason, rule: Option<Rule>) -> String {
     Decision { verdict: Verdict::Deny, reason, rule, smallest_rule_that_would_allow: None }.to_string()
 }
@@ -93,9 +107,10 @@ impl fmt::Display for NetworkDenial {
             Some(rule) => write!(f, " rule={rule}")?,
             None => f.write_str(" rule=none")?,
         }
-        match &self.allow_with {
-            Some(rule) => write!(f, " allow with: --allow {rule}"),
-            None => Ok(()),
+        match (&self.allow_with, &self.hint) {
+            (Some(rule), _) => write!(f, " allow with: --allow {rule}"),
+            (None, Some(hint)) => write!(f, " allow with: {hint}"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -109,6 +124,45 @@ pub struct NetworkDenials {
     pub truncated: bool,
     /// What comes later has this number or a higher one.
     pub(crate) next: u64,
+}
+
+impl NetworkDenials {
+    /// These as an event's detail about command `sequence`, as many as `most_bytes` have room for; `None` where
+    /// nothing was denied.
+    pub(crate) fn detail(&self, sequence: u64, most_bytes: usize) -> Option<Value> {
+        if self.denials.is_empty() && !self.truncated {
+            return None;
+        }
+        let mut count = self.denials.len();
+        loop {
+            let denials = &self.denials[..count];
+            let destinations: Vec<&String> = denials.iter().map(|denial| &denial.destination).collect();
+            let truncated = self.truncated || count < self.denials.len();
+            let detail = json!({
+                "sequence": sequence,
+                "destinations": destinations,
+                "denials": denials,
+                "truncated": truncated,
+            });
+            if count == 0 || detail.to_string().len() <= most_bytes {
+                return Some(detail);
+            }
+            count -= 1;
+        }
+    }
+
+    /// The command that an event's detail is about, and what was denied meanwhile. Events of before it was kept
+    /// with them have the destinations alone.
+    pub(crate) fn of_detail(detail: &Value) -> Option<(u64, Self)> {
+        let sequence = detail.get("sequence")?.as_u64()?;
+        let denials: Option<Vec<NetworkDenial>> =
+            detail.get("denials").and_then(|denials| serde_json::from_value(denials.clone()).ok());
+        let truncated = detail.get("truncated").and_then(Value::as_bool).unwrap_or(true);
+        Some((
+            sequence,
+            Self { truncated: truncated || denials.is_none(), denials: denials.unwrap_or_default(), next: 0 },
+        ))
+    }
 }
 
 /// What a guest has reached, or has tried to without being denied.

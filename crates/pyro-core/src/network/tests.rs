@@ -11,7 +11,12 @@ use std::os::fd::OwnedFd;
 
 fn rules(allow: &[&str], allow_only: &[&str], deny: &[&str]) -> NetworkRules {
     let list = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    NetworkRules { allow: list(allow), allow_only: list(allow_only), deny: list(deny) }
+    NetworkRules {
+        allow: list(allow),
+        allow_only: list(allow_only),
+        deny: list(deny),
+        ..NetworkRules::default()
+    }
 }
 
 /// Opens nothing.
@@ -109,6 +114,30 @@ fn an_update_removes_before_it_adds_and_keeps_rules_under_off() {
     assert!(NetworkUpdate::default().is_empty() && !off.is_empty());
 }
 
+#[test]
+fn a_limit_is_kept_replaced_and_cleared_apart_from_the_rules() {
+    let limited = |limit| NetworkRules { egress_limit_bytes: limit, ..rules(&["a.example"], &[], &[]) };
+    let only = |limit| NetworkRules { egress_limit_bytes: limit, ..NetworkRules::default() };
+    assert!(matches!(only(Some(1)).check(NetworkPolicy::Off), Err(NetworkError::LimitWithoutNetwork)));
+    assert_eq!(enforced(NetworkPolicy::Egress, &limited(Some(7))).limits.total_bytes, Some(7));
+    let apply = |update: NetworkUpdate| {
+        update.apply(NetworkPolicy::Egress, &limited(Some(7))).map(|(_, rules)| rules.egress_limit_bytes)
+    };
+    assert_eq!(apply(NetworkUpdate::default()).unwrap(), Some(7));
+    assert_eq!(apply(NetworkUpdate { add: only(Some(9)), ..NetworkUpdate::default() }).unwrap(), Some(9));
+    let removal = RuleRemoval::All;
+    assert_eq!(apply(NetworkUpdate { removal, ..NetworkUpdate::default() }).unwrap(), Some(7));
+    let cleared = NetworkUpdate { clear_egress_limit: true, ..NetworkUpdate::default() };
+    assert_eq!(apply(cleared.clone()).unwrap(), None);
+    assert!(!cleared.is_empty());
+    // Records of before the limit are read, and records without one are as they were.
+    let text = serde_json::to_string(&rules(&["a.example"], &[], &[])).unwrap();
+    assert_eq!(text, r#"{"allow":["a.example"],"allow_only":[],"deny":[]}"#);
+    assert_eq!(serde_json::from_str::<NetworkRules>(&text).unwrap(), limited(None));
+    let text = serde_json::to_string(&limited(Some(7))).unwrap();
+    assert_eq!(serde_json::from_str::<NetworkRules>(&text).unwrap(), limited(Some(7)));
+}
+
 fn denied(number: u16) -> FlowEvent {
     let destination = SocketAddr::new("10.0.0.5".parse().unwrap(), number);
     FlowEvent {
@@ -142,7 +171,7 @@ fn a_denial_says_what_why_and_what_would_allow_it() {
     );
     let named = FlowEvent { names: vec!["db.example".parse().unwrap()], end: End::OtherName, ..denied(443) };
     let text = NetworkDenial::of(&named).unwrap().to_string();
-    assert!(text.starts_with("denied tcp db.example:443 (10.0.0.5): its first bytes are not for"), "{text}");
+    assert!(text.starts_with("denied tcp db.example:443 (10.0.0.5): what it says is not for"), "{text}");
     let question = FlowEvent {
         subject: Subject::Name,
         protocol: Protocol::Udp,
@@ -157,6 +186,20 @@ fn a_denial_says_what_why_and_what_would_allow_it() {
         NetworkDenial::of(&question).unwrap().to_string(),
         "denied dns other.example: no rule allows it rule=none allow with: --allow other.example"
     );
+    let used_up = FlowEvent {
+        end: End::BytesUsedUp,
+        reason: None,
+        smallest_rule_that_would_allow: None,
+        names: vec!["db.example".parse().unwrap()],
+        ..denied(5432)
+    };
+    let denial = NetworkDenial::of(&used_up).unwrap();
+    assert_eq!(
+        denial.to_string(),
+        "denied tcp db.example:5432 (10.0.0.5): the egress limit is used up rule=none allow with: a higher \
+         --egress-limit"
+    );
+    assert_eq!((denial.allow_with, denial.hint.as_deref()), (None, Some("a higher --egress-limit")));
     assert_eq!(NetworkDenial::of(&FlowEvent { verdict: Verdict::Allow, ..denied(1) }), None);
 }
 
@@ -173,6 +216,25 @@ fn a_command_is_told_each_denial_of_its_own_time_once() {
     let seen: Vec<_> = told.denials.iter().map(|one| (one.destination.as_str(), one.count)).collect();
     assert_eq!((seen, told.truncated), (vec![("10.0.0.5:3", 1), ("10.0.0.5:2", 2)], false));
     assert!(memory.since(told.next).denials.is_empty());
+}
+
+#[test]
+fn an_event_keeps_the_denials_of_a_command_as_far_as_there_is_room() {
+    let mut memory = Memory::default();
+    assert_eq!(memory.since(0).detail(3, 1000), None);
+    (1..=9).for_each(|port| memory.note(&denied(port)));
+    let whole = memory.since(0);
+    let (sequence, read) = NetworkDenials::of_detail(&whole.detail(3, 16 << 10).unwrap()).unwrap();
+    assert_eq!((sequence, read.truncated, read.denials), (3, false, whole.denials.clone()));
+    let cut = whole.detail(3, 1000).unwrap();
+    assert!(cut.to_string().len() <= 1000);
+    let (_, read) = NetworkDenials::of_detail(&cut).unwrap();
+    assert!(read.truncated && !read.denials.is_empty() && whole.denials.starts_with(&read.denials));
+    // What was recorded before the denials were kept whole.
+    let old = serde_json::json!({ "sequence": 3, "destinations": ["10.0.0.5:1"] });
+    let (sequence, read) = NetworkDenials::of_detail(&old).unwrap();
+    assert_eq!((sequence, read.truncated, read.denials.len()), (3, true, 0));
+    assert_eq!(NetworkDenials::of_detail(&serde_json::json!({ "omitted_bytes": 20_000 })), None);
 }
 
 #[test]
@@ -229,6 +291,13 @@ fn a_check_names_the_rule_that_decides_and_the_smallest_that_would_allow() {
     assert!(other.addresses.is_empty(), "nobody may ask for it");
     let closed = checked(&rules(&[], &[], &["*.example"]), "http://public.example").unwrap();
     assert_eq!((closed.allowed, closed.rule.unwrap().to_string()), (false, "*.example".to_owned()));
+    let hidden = checked(&none, "https://dns.google/dns-query").unwrap();
+    assert_eq!(
+        (hidden.allowed, hidden.allow_with.unwrap().to_string()),
+        (false, "tcp://dns.google:443".to_owned())
+    );
+    assert!(hidden.reason.contains("encrypted DNS needs a rule of its own"), "{}", hidden.reason);
+    assert!(!allowed(&none, "9.9.9.9:853") && allowed(&rules(&["9.9.9.9:853"], &[], &[]), "9.9.9.9:853"));
     let nowhere = checked(&none, "http://nowhere.example").unwrap();
     assert!(nowhere.reason.ends_with("this host finds no address for it"), "{}", nowhere.reason);
 }

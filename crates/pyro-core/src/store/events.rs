@@ -56,10 +56,21 @@ impl StateStore {
 
     /// A workspace's events since its last reset, in order. The newest [`EVENTS_KEPT`] are there.
     pub fn events(&self, id: WorkspaceId) -> Result<Vec<Event>, StoreError> {
+        self.events_like(id, None)
+    }
+
+    /// Those of one kind.
+    pub fn events_of(&self, id: WorkspaceId, kind: EventKind) -> Result<Vec<Event>, StoreError> {
+        self.events_like(id, Some(kind))
+    }
+
+    fn events_like(&self, id: WorkspaceId, kind: Option<EventKind>) -> Result<Vec<Event>, StoreError> {
         self.read(|tx| {
             workspaces::require(tx, id)?;
-            let mut select = tx.prepare("SELECT * FROM events WHERE workspace = ?1 ORDER BY number")?;
-            let mut rows = select.query([id])?;
+            let mut select = tx.prepare(
+                "SELECT * FROM events WHERE workspace = ?1 AND (?2 IS NULL OR kind = ?2) ORDER BY number",
+            )?;
+            let mut rows = select.query(params![id, kind])?;
             let mut events = Vec::new();
             while let Some(row) = rows.next()? {
                 let fields = Fields::new(row, "workspace");

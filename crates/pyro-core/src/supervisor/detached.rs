@@ -6,14 +6,15 @@
 //!                                        |  kill: the signal, and after a grace SIGKILL to its whole tree
 //! ```
 
+use super::network::DeniedSince;
 use super::protocol::{Answer, Patience, RunCommand, SeenOutput};
 use super::serve::until;
 use crate::exec::{self, AgentError, ExecEvent, ExecInput, ExecOutput};
 use crate::limits::{DETACHED_COMMANDS, KILL_GRACE, SUPERVISOR_DEADLINE};
 use crate::problem::{Blame, Explain, Problem};
 use crate::store::{
-    CommandKey, CommandOutcome, CommandOutput, EventKind, NewCommand, OUTPUT_BYTES, StateStore, StoreError,
-    WorkspaceId,
+    CommandKey, CommandOutcome, CommandOutput, DETAIL_BYTES, EventKind, NewCommand, OUTPUT_BYTES, StateStore,
+    StoreError, WorkspaceId,
 };
 use crate::workspace::{now, outcome};
 use pyro_agent::wire::Exit;
@@ -85,6 +86,7 @@ enum Runner {
     Task {
         kills: mpsc::UnboundedSender<i32>,
         task: AbortHandle,
+        denied: Option<DeniedSince>,
     },
 }
 
@@ -118,6 +120,7 @@ impl Commands {
         id: WorkspaceId,
         command: RunCommand,
         agent: UnixStream,
+        denied: Option<DeniedSince>,
     ) -> Result<Later, Problem> {
         if self.tasks.len() >= DETACHED_COMMANDS {
             return Err(DetachedError::TooMany.explain());
@@ -129,6 +132,7 @@ impl Commands {
         let (started, is_started) = oneshot::channel();
         let store = Arc::clone(&self.store);
         let exec = command.exec;
+        let denied_meanwhile = denied.clone();
         let task = self.tasks.spawn(async move {
             let start = timeout(SUPERVISOR_DEADLINE, exec::start(agent, &exec)).await;
             let (input, output) = match start {
@@ -142,10 +146,11 @@ impl Commands {
             };
             // Its client may have left; a detached command runs all the same.
             let _ = started.send(Ok(()));
-            let run = Run { store, key, input, output, killed, sender, begun: Instant::now() };
+            let denied = denied_meanwhile;
+            let run = Run { store, key, input, output, killed, sender, denied, begun: Instant::now() };
             run.finish().await;
         });
-        let runner = Runner::Task { kills, task };
+        let runner = Runner::Task { kills, task, denied };
         self.running.insert(key, RunningCommand { progress, runner, begun: Instant::now() });
         Ok(Box::pin(async move {
             match is_started.await {
@@ -216,8 +221,11 @@ impl Commands {
     /// The machine is gone: what ran is recorded as `outcome`, with what it has printed.
     pub(super) fn end(&mut self, outcome: CommandOutcome) {
         for (key, command) in &self.running {
-            if let Runner::Task { task, .. } = &command.runner {
+            if let Runner::Task { task, denied, .. } = &command.runner {
                 task.abort();
+                if !task.is_finished() {
+                    record_denials(&self.store, *key, denied.as_ref());
+                }
                 let output = command.progress.borrow().clone();
                 // Fails where its own end was heard before.
                 let _ = self.store.finish_command(*key, outcome, millis(command.begun), &output, now());
@@ -251,7 +259,16 @@ struct Run {
     output: ExecOutput,
     killed: mpsc::UnboundedReceiver<i32>,
     sender: watch::Sender<CommandOutput>,
+    denied: Option<DeniedSince>,
     begun: Instant,
+}
+
+/// Puts on record what was denied while a command ran, before its end, which others wait for.
+fn record_denials(store: &StateStore, key: CommandKey, denied: Option<&DeniedSince>) {
+    if let Some(detail) = denied.and_then(|denied| denied.told().detail(key.sequence, DETAIL_BYTES)) {
+        // It says less than the log, which has it all.
+        let _ = store.record_event(key.workspace, EventKind::Denial, &detail, now());
+    }
 }
 
 /// How hard a command is being ended.
@@ -277,6 +294,7 @@ impl Run {
     async fn finish(mut self) {
         let (outcome, duration_ms) = self.follow().await;
         let output = self.sender.borrow().clone();
+        record_denials(&self.store, self.key, self.denied.as_ref());
         // Cleared by a reset, or the disk is full: there is nobody to tell.
         let _ = self.store.finish_command(self.key, outcome, duration_ms, &output, now());
         if let CommandOutcome::Exited(code) | CommandOutcome::Killed(Some(code)) = outcome {

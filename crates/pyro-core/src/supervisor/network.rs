@@ -1,7 +1,7 @@
 //! A machine's network: a stack on a thread of its own, what it denied, and the log of what it carried.
 
-use crate::limits::FLOW_RECORDS_WAITING;
-use crate::network::{FlowEvent, Memory, NetworkContacts, NetworkDenials, Policy};
+use crate::limits::{FLOW_RECORDS_WAITING, SUPERVISOR_DEADLINE, TOLD_OPEN_FLOWS};
+use crate::network::{FlowEvent, Memory, NetworkContacts, NetworkDenials, OpenFlows, Policy};
 use crate::service_logs::LogWriter;
 use crate::supervisor::detached::Later;
 use crate::supervisor::protocol::Answer;
@@ -57,6 +57,26 @@ pub(super) struct GuestNetwork {
     log: Option<Log>,
 }
 
+/// What was denied since some moment.
+#[derive(Clone)]
+pub(super) struct DeniedSince {
+    memory: Arc<Mutex<Memory>>,
+    from: u64,
+}
+
+impl DeniedSince {
+    pub(super) fn told(&self) -> NetworkDenials {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).since(self.from)
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_events(events: &[FlowEvent]) -> Self {
+        let mut memory = Memory::default();
+        events.iter().for_each(|event| memory.note(event));
+        Self { memory: Arc::new(Mutex::new(memory)), from: 0 }
+    }
+}
+
 /// The log and its thread.
 struct Log {
     written: watch::Receiver<u64>,
@@ -102,6 +122,26 @@ impl GuestNetwork {
     /// What was denied since number `from`.
     pub(super) fn denials(&self, from: u64) -> NetworkDenials {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).since(from)
+    }
+
+    /// What will be denied from now on.
+    pub(super) fn denied_from_now(&self) -> DeniedSince {
+        DeniedSince { memory: Arc::clone(&self.memory), from: self.denials(u64::MAX).next }
+    }
+
+    /// The flows that go on; none of a network that is ending.
+    pub(super) fn open_flows(&self) -> Later {
+        let told = self.network.as_ref().map(|network| network.open_flows(TOLD_OPEN_FLOWS));
+        Box::pin(async move {
+            let flows = match told {
+                // The stack answers between two turns; its end is an answer too.
+                Some(told) => {
+                    tokio::task::spawn_blocking(move || told.recv_timeout(SUPERVISOR_DEADLINE)).await
+                }
+                None => return Answer::OpenFlows(OpenFlows::default()),
+            };
+            Answer::OpenFlows(flows.ok().and_then(Result::ok).unwrap_or_default())
+        })
     }
 
     /// Ends every flow, and tells what was reached; the guest reaches nothing from then on.

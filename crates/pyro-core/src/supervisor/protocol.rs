@@ -6,7 +6,7 @@
 use super::shells::{ShellAnswer, ShellRequest};
 use crate::exec::ExecRequest;
 use crate::faults::Fault;
-use crate::network::{NetworkContacts, NetworkDenials, Policy};
+use crate::network::{NetworkContacts, NetworkDenials, OpenFlows, Policy};
 use crate::places::Places;
 use crate::problem::Problem;
 use crate::services::ServiceSpec;
@@ -74,6 +74,8 @@ pub(crate) enum Request {
     EndNetwork,
     /// A workspace's machine: answered with `Done` when its network has recorded more than these bytes.
     WaitNetworkLog { seen: u64 },
+    /// A workspace's machine: the flows that go on. Answered with `OpenFlows`.
+    OpenFlows,
     /// What the machine is like. Answered with `Started`.
     Describe,
 }
@@ -236,6 +238,7 @@ pub(crate) enum Answer {
     },
     Denials(NetworkDenials),
     Contacts(NetworkContacts),
+    OpenFlows(OpenFlows),
     Snapshotted {
         entry_count: u64,
         bytes_written: u64,

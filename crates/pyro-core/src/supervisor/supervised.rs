@@ -4,13 +4,14 @@
 use super::boot::{Happening, Running, console_text};
 use super::client::Reply;
 use super::detached::{Commands, DetachedError, Later};
+use super::network::GuestNetwork;
 use super::protocol::{Answer, EndCause, Ended, Request, RunCommand};
 use super::services::{Services, StreamWanted};
 use super::shells::{ShellRequest, Shells};
 use crate::faults::FaultPoint;
 use crate::guest::{self, SecretItem};
 use crate::limits::{MACHINE_LOCK_DEADLINE, SEAL_DEADLINE};
-use crate::network::enforced;
+use crate::network::{OpenFlows, enforced};
 use crate::packet::{PacketListener, PacketSocket};
 use crate::places::{CONTROL_SOCKET, FileLock, Hold, Places};
 use crate::problem::{Blame, Explain, Problem};
@@ -278,6 +279,12 @@ impl Supervised {
                 Ok(later) => return Reply::Later(later),
                 Err(error) => Err(error),
             },
+            Request::OpenFlows => {
+                return Reply::Later(match &running.network {
+                    Some(network) => network.open_flows(),
+                    None => Box::pin(std::future::ready(Answer::OpenFlows(OpenFlows::default()))),
+                });
+            }
             Request::WaitNetworkLog { seen } => {
                 return Reply::Later(match &running.network {
                     Some(network) => network.wait_log(seen),
@@ -331,7 +338,8 @@ impl Supervised {
 
     fn run_command(&mut self, command: RunCommand, running: &Running) -> Result<Later, Problem> {
         let agent = running.agent().map_err(|error| DetachedError::Connect(error).explain())?;
-        self.commands.run(self.id, command, agent)
+        let denied = running.network.as_ref().map(GuestNetwork::denied_from_now);
+        self.commands.run(self.id, command, agent, denied)
     }
 
     fn shell(&mut self, request: ShellRequest, running: &Running) -> Reply {

@@ -8,11 +8,13 @@ use super::{EXECUTION_MODE, Pyro, WorkspaceError, WorkspaceId, garbage};
 use crate::exec::{AgentError, ExecRequest};
 use crate::limits::{KILL_GRACE, MACHINE_LOCK_DEADLINE, PACKET_BYTES, SUPERVISOR_DEADLINE};
 use crate::machine::{Link, MachineError, unexpected};
+use crate::network::{NetworkDenial, NetworkDenials};
 use crate::places::{FileLock, Hold};
-use crate::store::{CommandKey, CommandOutput, CommandRecord, CommandState, StoreError};
+use crate::store::{CommandKey, CommandOutput, CommandRecord, CommandState, EventKind, StoreError};
 use crate::supervisor::protocol::{Answer, Patience, Request, RunCommand, SeenOutput};
 use pyro_agent::wire::{Failure, FailureCode};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
@@ -51,6 +53,11 @@ pub struct CommandView {
     pub started_at: f64,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
+    /// What the guest was denied while it ran, each once; also by others that ran at the time. Told when it has
+    /// ended.
+    pub network_denials: Vec<NetworkDenial>,
+    /// Whether there was more.
+    pub network_denials_truncated: bool,
 }
 
 /// A command that was waited for.
@@ -140,7 +147,13 @@ impl Pyro {
     /// The commands of a workspace since its last reset, detached ones and others.
     pub fn command_list(&self, address: &str) -> Result<Vec<CommandView>, WorkspaceError> {
         let id = self.resolve(address)?;
-        Ok(self.store.commands(id)?.into_iter().map(view).collect())
+        let commands = self.store.commands(id)?;
+        let mut denied = self.denied_by_command(id)?;
+        let view = |command: CommandRecord| {
+            let denied = denied.remove(&command.key.sequence).unwrap_or_default();
+            view(command, denied)
+        };
+        Ok(commands.into_iter().map(view).collect())
     }
 
     /// Waits until a command does not run any more, for `limit` at most.
@@ -160,7 +173,7 @@ impl Pyro {
         };
         let wait_timed_out = ended.is_none();
         let command = ended.map_or_else(|| self.record_of(key), Ok)?;
-        Ok(WaitedCommand { command: view(command), wait_timed_out })
+        Ok(WaitedCommand { command: self.command_view(command)?, wait_timed_out })
     }
 
     /// Ends a detached command: sends `signal` to its process group, and where it runs on for
@@ -182,7 +195,7 @@ impl Pyro {
                     Ok(other) => return Err(unexpected(other).into()),
                     Err(error) => return Err(error.into()),
                 }
-                Ok(view(self.await_end(key).await?))
+                self.command_view(self.await_end(key).await?)
             }
             _ => Err(StoreError::CommandEnded { id: key.workspace, sequence }.into()),
         }
@@ -202,13 +215,30 @@ impl Pyro {
                 output.stderr.extend(new.stderr);
             }
         }
-        Ok(review::log_entry(self.record_of(key)?, &output))
+        let record = self.record_of(key)?;
+        let denied = self.denied_by_command(key.workspace)?.remove(&sequence).unwrap_or_default();
+        Ok(review::log_entry(record, &output, denied))
     }
 
     /// Follows what a command prints, from its beginning to its end.
     pub fn command_follow(&self, address: &str, sequence: u64) -> Result<CommandFollow<'_>, WorkspaceError> {
         let key = self.command_key(address, sequence)?;
         Ok(CommandFollow { pyro: self, key, seen: SeenOutput::default(), link: self.link(key.workspace)? })
+    }
+
+    /// What was denied while each command ran, by its number.
+    pub(super) fn denied_by_command(
+        &self,
+        id: WorkspaceId,
+    ) -> Result<HashMap<u64, NetworkDenials>, WorkspaceError> {
+        let denials = self.store.events_of(id, EventKind::Denial)?;
+        Ok(denials.iter().filter_map(|event| NetworkDenials::of_detail(&event.detail)).collect())
+    }
+
+    fn command_view(&self, record: CommandRecord) -> Result<CommandView, WorkspaceError> {
+        let mut denied = self.denied_by_command(record.key.workspace)?;
+        let denied = denied.remove(&record.key.sequence).unwrap_or_default();
+        Ok(view(record, denied))
     }
 
     fn command_key(&self, address: &str, sequence: u64) -> Result<CommandKey, WorkspaceError> {
@@ -329,7 +359,7 @@ pub(super) fn check_size(request: &Request) -> Result<(), MachineError> {
     Err(AgentError::Refused(Failure { code: FailureCode::BadRequest, message }).into())
 }
 
-fn view(record: CommandRecord) -> CommandView {
+fn view(record: CommandRecord, denied: NetworkDenials) -> CommandView {
     CommandView {
         workspace_id: record.key.workspace.to_string(),
         sequence: record.key.sequence,
@@ -341,5 +371,7 @@ fn view(record: CommandRecord) -> CommandView {
         duration_ms: record.duration_ms,
         started_at: seconds(record.started_at),
         execution_mode: EXECUTION_MODE,
+        network_denials: denied.denials,
+        network_denials_truncated: denied.truncated,
     }
 }

@@ -6,7 +6,8 @@ use crate::limits::SUPERVISOR_DEADLINE;
 use crate::machine::{Link, MachineError, unexpected};
 use crate::network::{NetworkDenial, NetworkDenials};
 use crate::store::{
-    CommandKey, CommandOutcome, CommandOutput, EventKind, NetworkPolicy, OUTPUT_BYTES, Workspace,
+    CommandKey, CommandOutcome, CommandOutput, DETAIL_BYTES, EventKind, NetworkPolicy, OUTPUT_BYTES,
+    Workspace,
 };
 use crate::supervisor::protocol::{Answer, Request};
 use pyro_agent::redact::{Needles, redact};
@@ -218,14 +219,13 @@ impl WorkspaceExec<'_> {
             stdout_truncated: captured.stdout_truncated || captured.stdout.len() > OUTPUT_BYTES,
             stderr_truncated: captured.stderr_truncated || captured.stderr.len() > OUTPUT_BYTES,
         };
+        if let Some(detail) = denied.detail(self.key.sequence, DETAIL_BYTES) {
+            // Before the end, for which others wait.
+            self.pyro.record(self.key.workspace, EventKind::Denial, &detail);
+        }
         self.pyro.store.finish_command(self.key, outcome(exit), exit.duration_ms, &output, now())?;
         let detail = json!({ "sequence": self.key.sequence, "exit_code": status });
         self.pyro.record(self.key.workspace, EventKind::Exec, &detail);
-        if !denied.denials.is_empty() {
-            let what: Vec<_> = denied.denials.iter().map(|denial| &denial.destination).collect();
-            let detail = json!({ "sequence": self.key.sequence, "destinations": what });
-            self.pyro.record(self.key.workspace, EventKind::Denial, &detail);
-        }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(ExecRecord {
             facts: self.facts,

@@ -1,10 +1,12 @@
 //! What a workspace's guest may reach, and the log of what it has.
 
 use super::{LogTail, Pyro, WorkspaceError, WorkspaceId};
-use crate::limits::LOG_FILE_BYTES;
-use crate::network::{self, FlowEvent, NetworkCheck};
+use crate::limits::{LOG_FILE_BYTES, SUPERVISOR_DEADLINE};
+use crate::machine::{MachineError, unexpected};
+use crate::network::{self, FlowEvent, Memory, NetworkCheck, NetworkDenials, OpenFlow, OpenFlows};
 use crate::service_logs;
-use crate::supervisor::protocol::Request;
+use crate::store::Millis;
+use crate::supervisor::protocol::{Answer, Request};
 use pyro_net::policy::Verdict;
 use serde::Serialize;
 
@@ -38,6 +40,10 @@ pub struct NetworkLog {
     pub flows: Vec<FlowEvent>,
     /// Whether there was more before.
     pub truncated: bool,
+    /// Flows that go on, the oldest first.
+    pub open: Vec<OpenFlow>,
+    /// Whether there are older ones of these.
+    pub open_truncated: bool,
 }
 
 impl Pyro {
@@ -48,16 +54,49 @@ impl Pyro {
         Ok(network::check(&policy, destination)?)
     }
 
-    /// What the workspace's guest has reached, and what was denied.
-    pub fn network_log(
+    /// What the workspace's guest has reached, what was denied, and unless only that is wanted what goes on now.
+    pub async fn network_log(
         &self,
         address: &str,
         records: NetworkRecords,
         tail: LogTail,
     ) -> Result<NetworkLog, WorkspaceError> {
         let id = self.resolve(address)?;
+        // First, so that a flow that ends meanwhile is told twice rather than not at all.
+        let OpenFlows { flows: open, truncated: open_truncated } = match records {
+            NetworkRecords::All => self.open_flows(id).await?,
+            NetworkRecords::Denied => OpenFlows::default(),
+        };
         let (flows, truncated, _) = self.last_flows(id, records, tail)?;
-        Ok(NetworkLog { workspace_id: id.to_string(), flows, truncated })
+        Ok(NetworkLog { workspace_id: id.to_string(), flows, truncated, open, open_truncated })
+    }
+
+    /// What the log has of denials from one moment to another, or to now.
+    pub(super) fn denied_between(
+        &self,
+        id: WorkspaceId,
+        from: Millis,
+        until: Option<Millis>,
+    ) -> Result<NetworkDenials, WorkspaceError> {
+        let time = |at: Millis| u64::try_from(at).unwrap_or(0);
+        let (from, until) = (time(from), until.map_or(u64::MAX, time));
+        let (flows, _, _) = self.last_flows(id, NetworkRecords::All, LogTail::All)?;
+        let mut memory = Memory::default();
+        for event in flows.iter().filter(|event| (from..=until).contains(&event.ended_ms)) {
+            memory.note(event);
+        }
+        Ok(memory.since(0))
+    }
+
+    async fn open_flows(&self, id: WorkspaceId) -> Result<OpenFlows, WorkspaceError> {
+        let Some(link) = self.link(id)? else { return Ok(OpenFlows::default()) };
+        match link.ask(&Request::OpenFlows, SUPERVISOR_DEADLINE * 2).await {
+            Ok(Answer::OpenFlows(flows)) => Ok(flows),
+            // Its end is the end of them.
+            Ok(Answer::Ended(_)) | Err(MachineError::SupervisorLost(_)) => Ok(OpenFlows::default()),
+            Ok(other) => Err(unexpected(other).into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Follows the log after its last records, until the machine has ended.

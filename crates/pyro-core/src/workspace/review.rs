@@ -2,6 +2,7 @@
 
 use super::views::seconds;
 use super::{EXECUTION_MODE, Pyro, WorkspaceError};
+use crate::network::{NetworkDenial, NetworkDenials};
 use crate::store::{CommandOutput, CommandRecord, CommandState, EventKind};
 use serde::Serialize;
 use serde_json::Value;
@@ -34,6 +35,11 @@ pub struct LogEntry {
     pub stderr: String,
     /// Whether there was more.
     pub stderr_truncated: bool,
+    /// What the guest was denied while it ran, each once; also by others that ran at the time. Told when it has
+    /// ended.
+    pub network_denials: Vec<NetworkDenial>,
+    /// Whether there was more.
+    pub network_denials_truncated: bool,
 }
 
 /// What was done since the workspace was made or last reset, for a reader with little time.
@@ -110,9 +116,11 @@ impl Pyro {
     pub fn logs(&self, address: &str) -> Result<Vec<LogEntry>, WorkspaceError> {
         let id = self.resolve(address)?;
         let mut entries = Vec::new();
+        let mut denied = self.denied_by_command(id)?;
         for command in self.store.commands(id)? {
             let output = self.store.output(command.key)?;
-            entries.push(log_entry(command, &output));
+            let denied = denied.remove(&command.key.sequence).unwrap_or_default();
+            entries.push(log_entry(command, &output, denied));
         }
         Ok(entries)
     }
@@ -131,7 +139,7 @@ impl Pyro {
             events.push(SummaryEvent {
                 at: seconds(event.at),
                 kind: event.kind.to_string(),
-                detail: event.detail,
+                detail: short_detail(event.kind, event.detail),
             });
         }
         Ok(Summary {
@@ -151,8 +159,16 @@ impl Pyro {
     }
 }
 
+/// Denials are told with their command; here where they would have gone is enough.
+fn short_detail(kind: EventKind, mut detail: Value) -> Value {
+    if let (EventKind::Denial, Some(fields)) = (kind, detail.as_object_mut()) {
+        fields.retain(|name, _| !matches!(name.as_str(), "denials" | "truncated"));
+    }
+    detail
+}
+
 /// A command and what it printed.
-pub(super) fn log_entry(command: CommandRecord, output: &CommandOutput) -> LogEntry {
+pub(super) fn log_entry(command: CommandRecord, output: &CommandOutput, denied: NetworkDenials) -> LogEntry {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     LogEntry {
         sequence: command.key.sequence,
@@ -167,6 +183,8 @@ pub(super) fn log_entry(command: CommandRecord, output: &CommandOutput) -> LogEn
         stdout_truncated: output.stdout_truncated,
         stderr: text(&output.stderr),
         stderr_truncated: output.stderr_truncated,
+        network_denials: denied.denials,
+        network_denials_truncated: denied.truncated,
     }
 }
 

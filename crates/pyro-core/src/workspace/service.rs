@@ -7,7 +7,7 @@ mod views;
 
 pub use crate::services::PublishedPort;
 pub use logs::{LogTail, ServiceFollow, ServiceLogs};
-pub use views::{Ports, ServicePort, ServiceUsage, ServiceView, Services, WaitedService};
+pub use views::{Ports, ServiceDenials, ServicePort, ServiceUsage, ServiceView, Services, WaitedService};
 
 use super::commands::check_size;
 use super::exec::{Prepared, WorkspaceCommand};
@@ -126,12 +126,17 @@ impl Pyro {
         Ok(Ports { workspace_id: id.to_string(), count: ports.len(), ports })
     }
 
-    /// One service, with what it uses now.
+    /// One service, with what it uses now and what was denied since its last start.
     pub async fn service_status(&self, address: &str, name: &str) -> Result<ServiceView, WorkspaceError> {
         let id = self.resolve(address)?;
         let record = self.store.service(id, name)?;
         let pid = record.pid;
+        let denied = self.denied_between(id, record.started_at, record.ended_at)?;
         let mut view = self.service_view(record)?;
+        view.denied = Some(ServiceDenials {
+            network_denials: denied.denials,
+            network_denials_truncated: denied.truncated,
+        });
         if let (Some(pid), Some(link)) = (pid, self.link(id)?) {
             // It may end at this moment, and its machine too.
             let usage = async { guest::usage(link.agent().await.ok()?, pid).await.ok() };

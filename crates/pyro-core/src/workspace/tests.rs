@@ -1,8 +1,8 @@
 use super::{
     AttachInput, AttachOutput, AttachRestore, Awaited, Captured, CommandFollow, CreateWorkspace,
-    ExportOptions, ForkWorkspace, KillSignal, LogTail, NetworkFollow, Newline, OpenShell, Pyro, ReadShell,
-    Repair, SeedFilter, ServiceFollow, ServiceRequest, ServiceUntil, UpdateWorkspace, WorkspaceCommand,
-    WorkspaceExec,
+    ExportOptions, ForkWorkspace, KillSignal, LogTail, NetworkFollow, NetworkRecords, Newline, OpenShell,
+    Pyro, ReadShell, Repair, SeedFilter, ServiceFollow, ServiceRequest, ServiceUntil, UpdateWorkspace,
+    WorkspaceCommand, WorkspaceExec,
 };
 use crate::environments::Silent;
 use crate::exec::Exit;
@@ -43,6 +43,7 @@ sendable! {
     finished.finish(exit, Captured::default());
     pyro.update("", update);
     flows.next();
+    pyro.network_log("", NetworkRecords::All, LogTail::All);
     pyro.exec_detached("", command);
     pyro.command_wait("", 1, None);
     pyro.command_kill("", 1, KillSignal::Int);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::records::{Record, wire_name};
 use crate::limits;
 use crate::packet::u16_at;
 use crate::policy::Name;
@@ -24,7 +25,7 @@ pub enum RecordKind {
     A,
     /// IPv6 addresses.
     Aaaa,
-    /// Anything else; the host's resolver is asked for addresses only.
+    /// Anything else; what is known of them is asked of the host's name servers.
     Other(u16),
 }
 
@@ -77,6 +78,8 @@ pub enum Malformed {
 pub enum Answer {
     /// These addresses, as far as they are of the kind that is asked for; none is an answer too.
     Addresses(Vec<IpAddr>),
+    /// These records; none is an answer too.
+    Records(Vec<Record>),
     /// There is no such name.
     NoSuchName,
     /// It cannot be told now.
@@ -125,24 +128,22 @@ impl Question {
     /// The message that answers it, of at most `most_bytes`; what does not fit is left out and said to be.
     #[must_use]
     pub fn answer(&self, answer: &Answer, most_bytes: usize) -> Vec<u8> {
-        let (code, addresses) = match answer {
-            Answer::Addresses(addresses) => (0, addresses.as_slice()),
-            Answer::NoSuchName => (NO_SUCH_NAME, &[][..]),
-            Answer::Failed => (SERVER_FAILURE, &[][..]),
+        let (code, records): (u16, Vec<Vec<u8>>) = match answer {
+            Answer::Addresses(addresses) => (0, self.address_records(addresses)),
+            Answer::Records(records) => (0, records.iter().map(|record| self.other_record(record)).collect()),
+            Answer::NoSuchName => (NO_SUCH_NAME, Vec::new()),
+            Answer::Failed => (SERVER_FAILURE, Vec::new()),
         };
-        let records: Vec<Vec<u8>> = addresses
-            .iter()
-            .filter(|address| match self.kind {
-                RecordKind::A => address.is_ipv4(),
-                RecordKind::Aaaa => address.is_ipv6(),
-                RecordKind::Other(_) => false,
-            })
-            .take(limits::MAX_ANSWER_ADDRESSES)
-            .map(|address| self.record(*address))
-            .collect();
         let opt_bytes = if self.has_opt { 11 } else { 0 };
-        let room = most_bytes.saturating_sub(HEAD_BYTES + self.section.len() + opt_bytes);
-        let fitting = records.first().map_or(0, |record| (room / record.len()).min(records.len()));
+        let mut room = most_bytes.saturating_sub(HEAD_BYTES + self.section.len() + opt_bytes);
+        let fits = |record: &&Vec<u8>| match room.checked_sub(record.len()) {
+            Some(left) => {
+                room = left;
+                true
+            }
+            None => false,
+        };
+        let fitting = records.iter().take_while(fits).count();
         let truncated = if fitting < records.len() { TRUNCATED } else { 0 };
 
         let mut message = bare(self.id, self.flags, code | truncated);
@@ -160,23 +161,23 @@ impl Question {
         message
     }
 
-    fn record(&self, address: IpAddr) -> Vec<u8> {
-        // The name is the question's, which stands right behind the head.
-        let mut record = vec![0xc0, HEAD_BYTES as u8];
-        record.extend(self.kind.emit().to_be_bytes());
-        record.extend(CLASS_IN.to_be_bytes());
-        record.extend(limits::ANSWER_TTL_S.to_be_bytes());
-        match address {
-            IpAddr::V4(v4) => {
-                record.extend(4u16.to_be_bytes());
-                record.extend(v4.octets());
-            }
-            IpAddr::V6(v6) => {
-                record.extend(16u16.to_be_bytes());
-                record.extend(v6.octets());
-            }
-        }
-        record
+    fn address_records(&self, addresses: &[IpAddr]) -> Vec<Vec<u8>> {
+        let is_wanted = |address: &&IpAddr| match self.kind {
+            RecordKind::A => address.is_ipv4(),
+            RecordKind::Aaaa => address.is_ipv6(),
+            RecordKind::Other(_) => false,
+        };
+        let record = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => emit_record(OWN_NAME, self.kind.emit(), limits::ANSWER_TTL_S, &v4.octets()),
+            IpAddr::V6(v6) => emit_record(OWN_NAME, self.kind.emit(), limits::ANSWER_TTL_S, &v6.octets()),
+        };
+        addresses.iter().filter(is_wanted).take(limits::MAX_ANSWER_ADDRESSES).map(record).collect()
+    }
+
+    fn other_record(&self, record: &Record) -> Vec<u8> {
+        let is_own = self.section.get(..record.owner.len()) == Some(record.owner.as_slice());
+        let owner = if is_own { OWN_NAME } else { &record.owner };
+        emit_record(owner, record.kind, record.ttl_s.min(limits::ANSWER_TTL_S), &record.data)
     }
 
     /// A question as a client writes it.
@@ -185,15 +186,24 @@ impl Question {
         let mut message = id.to_be_bytes().to_vec();
         message.extend(RECURSION_DESIRED.to_be_bytes());
         message.extend([0, 1, 0, 0, 0, 0, 0, 0]);
-        for label in name.as_str().split('.') {
-            message.push(label.len() as u8);
-            message.extend(label.bytes());
-        }
-        message.push(0);
+        message.extend(wire_name(name));
         message.extend(kind.emit().to_be_bytes());
         message.extend(CLASS_IN.to_be_bytes());
         message
     }
+}
+
+/// The question's name, which stands right behind the head.
+const OWN_NAME: &[u8] = &[0xc0, HEAD_BYTES as u8];
+
+fn emit_record(owner: &[u8], kind: u16, ttl_s: u32, data: &[u8]) -> Vec<u8> {
+    let mut record = owner.to_vec();
+    record.extend(kind.to_be_bytes());
+    record.extend(CLASS_IN.to_be_bytes());
+    record.extend(ttl_s.to_be_bytes());
+    record.extend((data.len() as u16).to_be_bytes());
+    record.extend(data);
+    record
 }
 
 /// A head alone.

@@ -193,6 +193,15 @@ fn ip_head(message: &mut Vec<u8>, head: Head, payload_bytes: usize) {
     }
 }
 
+/// An IP packet as the guest would have sent it, had it fitted the link.
+pub(crate) fn whole_packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::with_capacity(40 + payload.len());
+    let head = Head { source, destination, protocol, hop_limit: HOP_LIMIT, fragment: 0, identification: 0 };
+    ip_head(&mut packet, head, payload.len());
+    packet.extend(payload);
+    packet
+}
+
 /// A datagram to the guest, in as many pieces as the link needs; `identification` tells their packet apart.
 pub(crate) fn datagram(
     source: SocketAddr,

@@ -13,7 +13,7 @@ fn turned(mut message: Vec<u8>) -> Vec<u8> {
 fn packet(message: &[u8]) -> Packet<'_> {
     match parse(message).unwrap() {
         Claim::Ip(packet) => packet,
-        Claim::Arp { .. } => panic!("not ARP"),
+        Claim::Arp { .. } | Claim::Fragment(_) => panic!("no packet"),
     }
 }
 
@@ -56,13 +56,21 @@ fn large_datagrams_come_in_pieces_that_fit_and_add_up() {
         let payload: Vec<u8> = (0..5000u32).map(|n| n as u8).collect();
         let messages = emit::datagram(from, to, &payload, 7);
         assert!(messages.len() > 1);
-        let mut whole: Vec<u8> = Vec::new();
+        let mut fragments = fragments::Fragments::default();
+        let mut whole = None;
         for message in &messages {
             assert!(message.len() <= emit::IP_AT + usize::from(crate::guest::MTU));
-            assert_eq!(parse(&turned(message.clone())).unwrap_err(), Dropped::Fragment);
-            whole.extend(&message[emit::IP_AT + if from.is_ipv4() { 20 } else { 48 }..]);
+            let message = turned(message.clone());
+            let Ok(Claim::Fragment(fragment)) = parse(&message) else { panic!("no piece") };
+            assert!(whole.is_none());
+            whole = fragments.take(&fragment, std::time::Duration::ZERO).unwrap();
         }
-        assert_eq!(whole[8..], payload);
+        let whole = emit::whole_packet(from.ip(), to.ip(), UDP, &whole.unwrap());
+        let packet = packet_of(&whole).unwrap();
+        assert!(sum_holds(&packet) && packet.payload[8..] == payload);
+        let mut wrong = whole.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        assert!(!sum_holds(&packet_of(&wrong).unwrap()));
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mode, Name, Policy, Ports, Protocol, Rule, Target};
+use super::{Mode, Name, Policy, Ports, Protocol, Rule, Target, encrypted_dns};
 use crate::address::{self, Cidr, Kind};
 
 /// Whether a flow may be.
@@ -49,6 +49,8 @@ pub enum Reason {
     Host,
     /// The policy is a list, and it is not on it.
     NotListed,
+    /// Names are asked for where nobody can read it, and no rule opens that.
+    EncryptedDns,
 }
 
 /// The decision on one flow.
@@ -83,6 +85,12 @@ impl fmt::Display for Decision {
             (Reason::NotPublic(kind), _) => write!(f, "{verb}: its address is not public ({kind})"),
             (Reason::Host, _) => write!(f, "{verb}: its address is one of the host's own"),
             (Reason::NotListed, _) => write!(f, "{verb}: no rule allows it"),
+            (Reason::EncryptedDns, _) => {
+                write!(
+                    f,
+                    "{verb}: encrypted DNS needs a rule of its own; the gateway answers questions for names"
+                )
+            }
         }
     }
 }
@@ -188,7 +196,8 @@ impl Policy {
     ///    a pattern or range, a longer one before a shorter, then fewer ports, then a named protocol. Where neither
     ///    is more specific, as between a pattern and a range, denial wins.
     /// 3. A rule that allows and is not beaten counts.
-    /// 4. Without rules, `egress` allows public addresses that are not the host's own. A list allows nothing.
+    /// 4. Without rules, `egress` allows public addresses that are not the host's own, except for encrypted DNS. A
+    ///    list allows nothing.
     #[must_use]
     pub fn decide(&self, flow: &Flow) -> Decision {
         if self.mode == Mode::Off {
@@ -214,6 +223,7 @@ impl Policy {
             (Some(block), _, _) => Reason::NotPublic(block.kind),
             (None, true, _) => Reason::Host,
             (None, false, Mode::AllowList | Mode::Off) => Reason::NotListed,
+            (None, false, Mode::Egress) if encrypted_dns::is_it(flow) => Reason::EncryptedDns,
             (None, false, Mode::Egress) => {
                 return Decision {
                     verdict: Verdict::Allow,
@@ -227,7 +237,7 @@ impl Policy {
     }
 
     /// Whether `name` may be asked for. A denial without ports is one of the name itself; in a list, a name is
-    /// known when a rule opens anything of it.
+    /// known when a rule opens anything of it, and so is always the name of a server of encrypted DNS.
     #[must_use]
     pub fn decide_name(&self, name: &Name) -> Decision {
         let about = |rule: &&Rule| match &rule.target {
@@ -259,6 +269,9 @@ impl Policy {
             (Mode::Off, _) => denied(Reason::Off, None, None),
             (Mode::Egress | Mode::AllowList, Some(rule)) => {
                 denied(Reason::Rule, Some(rule.clone()), smallest)
+            }
+            (Mode::Egress, None) if encrypted_dns::is_server(name) => {
+                denied(Reason::EncryptedDns, None, smallest)
             }
             (Mode::Egress, None) => Decision {
                 verdict: Verdict::Allow,

@@ -223,6 +223,34 @@ fn answers_do_not_lead_to_what_is_closed() {
 }
 
 #[test]
+fn encrypted_dns_needs_a_rule_that_names_it() {
+    let open = policy(Mode::Egress, &[], &[]);
+    let udp = |port, names: &[&str]| flow(Protocol::Udp, "9.9.9.9", port, names);
+    for (flow, rule) in [
+        (tcp("9.9.9.9", 853, &[]), "tcp://9.9.9.9:853"),
+        (udp(853, &["a.example"]), "udp://a.example:853"),
+        (tcp("9.9.9.9", 443, &["dns.quad9.net"]), "tcp://dns.quad9.net:443"),
+        (udp(443, &["other.example", "dns.google"]), "udp://other.example:443"),
+    ] {
+        let decision = open.decide(&flow);
+        assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::EncryptedDns), "{flow:?}");
+        assert_eq!(decision.smallest_rule_that_would_allow.unwrap().to_string(), rule);
+        assert!(policy(Mode::Egress, &[rule], &[]).decide(&flow).is_allowed(), "{rule}");
+    }
+    for flow in [tcp("9.9.9.9", 443, &[]), tcp("9.9.9.9", 80, &["dns.google"]), udp(443, &["quad9.net"])] {
+        assert!(open.decide(&flow).is_allowed(), "{flow:?}");
+    }
+    let name = "one.one.one.one".parse().unwrap();
+    let decision = open.decide_name(&name);
+    assert_eq!((decision.is_allowed(), decision.reason), (false, Reason::EncryptedDns));
+    assert_eq!(decision.smallest_rule_that_would_allow.unwrap().to_string(), "one.one.one.one");
+    for rule in ["one.one.one.one", "tcp://one.one.one.one:443", "*.one.one"] {
+        assert!(policy(Mode::Egress, &[rule], &[]).decide_name(&name).is_allowed(), "{rule}");
+        assert!(policy(Mode::AllowList, &[rule], &[]).decide_name(&name).is_allowed(), "{rule}");
+    }
+}
+
+#[test]
 fn policy_files_are_read_and_written_alike() {
     let text = "allow = [\"*.example.com:443\", \"10.0.0.0/8\"]\ndeny = [\"bad.example.com\"]\n";
     let file = PolicyFile::parse(text).unwrap();

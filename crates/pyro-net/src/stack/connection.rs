@@ -18,10 +18,10 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::FlowKey;
 use super::device::{FlowDevice, Urgency};
-use crate::event::End;
+use crate::event::{End, FlowState};
 use crate::limits;
 use crate::link::Link;
-use crate::opening::{self, Expected, Opening};
+use crate::opening::{self, Expected, Opening, Requests};
 use crate::policy::Name;
 use crate::poller::Ready;
 use sys::Sockets;
@@ -63,7 +63,9 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) upstream: Upstream,
     /// Nothing passes to the server before the first bytes agree with this.
-    pub(super) opening: Option<(Expected, Name)>,
+    opening: Option<Name>,
+    /// Each request must agree with its name.
+    requests: Option<Requests>,
     is_reset_by_guest: bool,
     ring_bytes: usize,
     /// Bytes that were ever put into the rings, from the guest and for it: more pages than these were never touched.
@@ -109,6 +111,7 @@ impl Connection {
             phase: Phase::Resolving,
             upstream: Upstream::None,
             opening: None,
+            requests: None,
             is_reset_by_guest: false,
             ring_bytes: buffer_bytes,
             put: [0; 2],
@@ -119,6 +122,14 @@ impl Connection {
     /// Whether the guest or the server has yet to answer.
     pub(super) fn is_half_open(&self) -> bool {
         self.phase != Phase::Open
+    }
+
+    pub(super) fn state(&self) -> FlowState {
+        match self.phase {
+            Phase::Resolving => FlowState::Resolving,
+            Phase::Dialling { .. } | Phase::Handshake { .. } => FlowState::Connecting,
+            Phase::Open => FlowState::Open,
+        }
     }
 
     /// How much memory its rings may have taken.
@@ -154,6 +165,15 @@ impl Connection {
     /// The descriptor that is being dialled.
     pub(super) fn set_socket(&mut self, descriptor: OwnedFd) {
         self.upstream = Upstream::Socket(Socket::new(descriptor));
+    }
+
+    /// What the guest sends must be for this name.
+    pub(super) fn expect(&mut self, expected: Option<(Expected, Name)>) {
+        match expected {
+            Some((Expected::Tls, name)) => self.opening = Some(name),
+            Some((Expected::Http, name)) => self.requests = Some(Requests::new(name)),
+            None => {}
+        }
     }
 
     /// Answers the guest's SYN: the server has answered, or is the gateway itself.
@@ -313,23 +333,44 @@ impl Connection {
 
     /// Passes on what the guest sent, then that it will send no more.
     fn take_from_guest(&mut self, moved: &mut Moved) -> Result<(), End> {
-        self.check_opening()?;
-        if self.opening.is_some() {
-            return Ok(());
-        }
-        let socket = self.sockets.socket();
-        while socket.can_recv() && self.upstream.takes() && !moved.is_enough() {
-            let taken = socket.recv(|bytes| {
-                let result = self.upstream.write(bytes);
+        while self.socket().can_recv() && self.upstream.takes() && !moved.is_enough() {
+            let room = self.checked_bytes()?;
+            if room == 0 {
+                break;
+            }
+            let taken = self.sockets.socket().recv(|bytes| {
+                let most = moved.room_for(bytes.len()).min(room);
+                let result = self.upstream.write(&bytes[..most]);
                 (*result.as_ref().unwrap_or(&0), result)
             });
             match taken {
                 Ok(Ok(0)) | Err(_) => break,
-                Ok(Ok(count)) => moved.from_guest += count,
+                Ok(Ok(count)) => {
+                    moved.from_guest += count;
+                    if let Some(requests) = &mut self.requests {
+                        requests.passed(count);
+                    }
+                }
                 Ok(Err(end)) => return Err(end),
             }
         }
-        let is_through = match socket.state() {
+        if self.is_through() {
+            if self.socket().recv_queue() == 0 {
+                self.upstream.shut();
+            } else if self.upstream.takes()
+                && self.checked_bytes()? == 0
+                && !self.requests.as_ref().is_some_and(Requests::awaits_answer)
+            {
+                // Nothing that would make it clear comes any more.
+                return Err(End::OtherName);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the guest will send no more.
+    fn is_through(&mut self) -> bool {
+        match self.socket().state() {
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait | State::Closed => true,
             State::Listen
             | State::SynSent
@@ -337,33 +378,33 @@ impl Connection {
             | State::Established
             | State::FinWait1
             | State::FinWait2 => false,
-        };
-        if is_through && socket.recv_queue() == 0 {
-            self.upstream.shut();
         }
-        Ok(())
     }
 
-    /// Holds the first bytes against the name that was allowed.
-    fn check_opening(&mut self) -> Result<(), End> {
-        let Some((expected, name)) = self.opening.clone() else { return Ok(()) };
-        let socket = self.socket();
-        let has_more = matches!(socket.state(), State::Established | State::FinWait1 | State::FinWait2)
-            || matches!(socket.state(), State::SynReceived | State::Listen);
+    /// How many of the bytes that wait may pass, as far as it depends on whom they are for.
+    fn checked_bytes(&mut self) -> Result<usize, End> {
+        if self.opening.is_none() && self.requests.is_none() {
+            return Ok(usize::MAX);
+        }
+        // Within a body nothing need be read.
+        if let (None, Some(requests)) = (&self.opening, &mut self.requests)
+            && let Ok(room @ 1..) = requests.room(&[])
+        {
+            return Ok(room);
+        }
+        let socket = self.sockets.socket();
         let mut bytes = vec![0; socket.recv_queue().min(limits::MAX_OPENING_BYTES)];
         let count = socket.peek_slice(&mut bytes).unwrap_or(0);
-        match opening::inspect(expected, &bytes[..count]) {
-            Opening::For(found) if found == name => {
-                self.opening = None;
-                Ok(())
+        if let Some(name) = &self.opening {
+            match opening::inspect(Expected::Tls, &bytes[..count]) {
+                Opening::For(found) if found == *name => self.opening = None,
+                Opening::Unfinished => return Ok(0),
+                Opening::For(_) | Opening::Other => return Err(End::OtherName),
             }
-            Opening::Unfinished if has_more => Ok(()),
-            // Whoever says nothing at all asks for nothing.
-            Opening::Unfinished if count == 0 => {
-                self.opening = None;
-                Ok(())
-            }
-            Opening::For(_) | Opening::Unfinished | Opening::Other => Err(End::OtherName),
+        }
+        match &mut self.requests {
+            Some(requests) => requests.room(&bytes[..count]).map_err(|_| End::OtherName),
+            None => Ok(usize::MAX),
         }
     }
 
@@ -372,7 +413,11 @@ impl Connection {
         let socket = self.sockets.socket();
         while socket.can_send() && self.upstream.has_more() && !moved.is_enough() {
             let given = socket.send(|ring| {
-                let result = self.upstream.read(ring);
+                let room = moved.room_for(ring.len());
+                let result = self.upstream.read(&mut ring[..room]);
+                if let (Some(requests), Ok(count)) = (&mut self.requests, &result) {
+                    requests.answered(&ring[..*count]);
+                }
                 (*result.as_ref().unwrap_or(&0), result)
             });
             match given {

@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::record::Record;
 use super::table::FlowId;
 use super::{Carrier, FlowKey, Stack};
-use crate::event::End;
+use crate::event::{End, FlowState};
 use crate::limits;
 use crate::packet::emit::{self, Unreachable};
 use crate::packet::{Dropped, Packet};
@@ -30,6 +30,10 @@ pub(super) struct Datagrams {
 }
 
 impl Datagrams {
+    pub(super) fn state(&self) -> FlowState {
+        if self.socket.is_some() { FlowState::Open } else { FlowState::Resolving }
+    }
+
     pub(super) fn note_ready(&mut self, ready: Ready) {
         self.is_readable |= ready.readable;
     }
@@ -51,6 +55,10 @@ impl Stack {
         key: FlowKey,
     ) -> Result<(), Dropped> {
         if let Some(id) = self.keys.get(&key).copied() {
+            if self.is_used_up() {
+                self.end_all(End::BytesUsedUp);
+                return self.reply(|| emit::unreachable(packet, Unreachable::Prohibited));
+            }
             self.send_datagram(id, payload);
             return Ok(());
         }
@@ -88,8 +96,8 @@ impl Stack {
                 self.recorder.flow_ended(&key, record, End::Denied, self.now);
                 return self.reply(|| emit::unreachable(packet, Unreachable::Prohibited));
             }
-            Plan::Refuse(end, names) => {
-                record.names = names;
+            Plan::Refuse(end, to, names) => {
+                (record.dialled, record.names) = (to, names);
                 self.recorder.flow_ended(&key, record, end, self.now);
                 return self.reply(|| emit::unreachable(packet, Unreachable::Port));
             }
@@ -189,7 +197,8 @@ impl Stack {
                 self.mark_dirty(id);
                 break;
             }
-            if self.receive_datagram(id, &mut buffer) {
+            // The last datagram may go beyond what is allowed: half of one is none.
+            if self.is_used_up() || self.receive_datagram(id, &mut buffer) {
                 break;
             }
         }

@@ -6,6 +6,7 @@ use super::{FlowKey, Stack};
 use crate::address;
 use crate::guest;
 use crate::packet::emit::{self, Unreachable};
+use crate::packet::fragments::Fragment;
 use crate::packet::{self, Claim, Datagram, Dropped, Echo, ICMP, ICMP6, Packet, TCP, TcpHead, UDP};
 use crate::policy::Protocol;
 
@@ -22,11 +23,27 @@ impl Stack {
                 }
             }
             Ok(Claim::Ip(packet)) => self.take_ip(&packet),
+            Ok(Claim::Fragment(fragment)) => self.take_fragment(&fragment),
             Err(dropped) => Err(dropped),
         };
         if let Err(dropped) = result {
             self.counters.dropped[dropped as usize] += 1;
         }
+    }
+
+    /// Takes a piece of a packet, and the packet once it is whole.
+    fn take_fragment(&mut self, fragment: &Fragment<'_>) -> Result<(), Dropped> {
+        let key = fragment.key;
+        if !guest::is_guest(key.source) {
+            return Err(Dropped::Spoofed);
+        }
+        let Some(payload) = self.fragments.take(fragment, self.now)? else { return Ok(()) };
+        let whole = emit::whole_packet(key.source, key.destination, key.protocol, &payload);
+        let packet = packet::packet_of(&whole)?;
+        if !packet::sum_holds(&packet) {
+            return Err(Dropped::Malformed);
+        }
+        self.take_ip(&packet)
     }
 
     fn take_ip(&mut self, packet: &Packet<'_>) -> Result<(), Dropped> {

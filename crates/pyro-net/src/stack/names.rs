@@ -1,5 +1,7 @@
 //! The gateway's name server, and the names of flows.
 
+mod reverse;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -8,7 +10,7 @@ use super::record::Record;
 use super::table::FlowId;
 use super::timers::Timer;
 use super::{FlowKey, Stack};
-use crate::dns::{Answer, Malformed, Question, RecordKind, ResolveError, Ticket};
+use crate::dns::{self, Answer, Found, Malformed, Question, RecordKind, ResolveError, Ticket, Wanted};
 use crate::event::{End, Subject};
 use crate::limits;
 use crate::packet::emit;
@@ -38,8 +40,8 @@ enum Waiter {
 /// Names whose addresses are being looked for. One question to the host's resolver serves all who wait.
 #[derive(Default)]
 pub(super) struct Lookups {
-    by_ticket: HashMap<Ticket, (Name, Vec<Waiter>)>,
-    by_name: HashMap<Name, Ticket>,
+    by_ticket: HashMap<Ticket, (Name, Wanted, Vec<Waiter>)>,
+    by_question: HashMap<(Name, Wanted), Ticket>,
     last: Ticket,
     waiters: usize,
 }
@@ -47,6 +49,7 @@ pub(super) struct Lookups {
 impl Stack {
     /// Takes a question that came in a datagram.
     pub(super) fn take_question(&mut self, key: FlowKey, message: &[u8]) {
+        self.counters.passed_bytes += message.len() as u64;
         self.take_question_of(Client::Datagram(key), message);
     }
 
@@ -71,16 +74,26 @@ impl Stack {
         let Some(name) = question.name.clone() else {
             return self.answer(client, &question, &Answer::NoSuchName);
         };
+        if self.is_used_up() {
+            self.record_denied_name(&client, name, None, None, End::BytesUsedUp);
+            return self.answer(client, &question, &Answer::Failed);
+        }
         let decision = self.policy.decide_name(&name);
         if !decision.is_allowed() {
-            self.record_denied_name(&client, name, None, decision, End::Denied);
+            self.record_denied_name(&client, name, None, Some(decision), End::Denied);
             return self.answer(client, &question, &Answer::NoSuchName);
         }
-        if let RecordKind::Other(_) = question.kind {
-            return self.answer(client, &question, &Answer::Addresses(Vec::new()));
+        if let RecordKind::Other(kind) = question.kind {
+            if !dns::is_known(kind) {
+                return self.answer(client, &question, &Answer::Records(Vec::new()));
+            }
+            if reverse::is_kept_back(&name) {
+                return self.answer(client, &question, &Answer::NoSuchName);
+            }
+            return self.look_up(name, Wanted::Records(kind), Waiter::Client(client, question));
         }
         match self.policy.mode {
-            Mode::Egress => self.look_up(name, Waiter::Client(client, question)),
+            Mode::Egress => self.look_up(name, Wanted::Addresses, Waiter::Client(client, question)),
             Mode::AllowList | Mode::Off => {
                 let answer = match self.synthetic.addresses(&name) {
                     Some(addresses) => Answer::Addresses(addresses.to_vec()),
@@ -94,7 +107,7 @@ impl Stack {
     fn answer(&mut self, client: Client, question: &Question, answer: &Answer) {
         let most = match client {
             Client::Datagram(_) => question.udp_bytes,
-            Client::Stream(..) => limits::MAX_ANSWER_BYTES,
+            Client::Stream(..) => limits::MAX_STREAM_ANSWER_BYTES,
         };
         self.deliver(client, Some(question.answer(answer, most)));
     }
@@ -103,6 +116,7 @@ impl Stack {
         match client {
             Client::Datagram(key) => {
                 let Some(message) = message else { return };
+                self.counters.passed_bytes += message.len() as u64;
                 let identification = self.next_identification();
                 for frame in emit::datagram(key.destination, key.source, &message, identification) {
                     self.link.send(frame);
@@ -125,38 +139,38 @@ impl Stack {
         client: &Client,
         name: Name,
         at: Option<IpAddr>,
-        decision: Decision,
+        decision: Option<Decision>,
         end: End,
     ) {
         let mut record = Record { subject: Subject::Name, ..Record::new(self.now) };
         record.names = vec![name];
         record.dialled = at.map(|address| (address, 0).into());
-        record.decision = Some(decision);
+        record.decision = decision;
         self.recorder.flow_ended(client.key(), record, end, self.now);
     }
 
     /// Looks for the addresses of a flow's name.
     pub(super) fn look_up_for_flow(&mut self, name: Name, id: FlowId) {
-        self.look_up(name, Waiter::Flow(id));
+        self.look_up(name, Wanted::Addresses, Waiter::Flow(id));
     }
 
-    fn look_up(&mut self, name: Name, waiter: Waiter) {
+    fn look_up(&mut self, name: Name, wanted: Wanted, waiter: Waiter) {
         if self.lookups.waiters >= self.policy.limits.dns_in_flight as usize {
             return self.refuse(name, waiter);
         }
         self.lookups.waiters += 1;
-        if let Some(ticket) = self.lookups.by_name.get(&name)
-            && let Some((_, waiters)) = self.lookups.by_ticket.get_mut(ticket)
+        if let Some(ticket) = self.lookups.by_question.get(&(name.clone(), wanted))
+            && let Some((_, _, waiters)) = self.lookups.by_ticket.get_mut(ticket)
         {
             waiters.push(waiter);
             return;
         }
         self.lookups.last += 1;
         let ticket = self.lookups.last;
-        self.lookups.by_name.insert(name.clone(), ticket);
-        self.lookups.by_ticket.insert(ticket, (name.clone(), vec![waiter]));
+        self.lookups.by_question.insert((name.clone(), wanted), ticket);
+        self.lookups.by_ticket.insert(ticket, (name.clone(), wanted, vec![waiter]));
         self.timers.insert(self.now + limits::RESOLVE, Timer::Lookup(ticket));
-        self.resolver.ask(ticket, &name);
+        self.resolver.ask(ticket, &name, wanted);
     }
 
     fn refuse(&mut self, name: Name, waiter: Waiter) {
@@ -182,15 +196,18 @@ impl Stack {
         self.settle_lookup(ticket, Err(ResolveError::Failed));
     }
 
-    fn settle_lookup(&mut self, ticket: Ticket, result: Result<Vec<IpAddr>, ResolveError>) {
+    fn settle_lookup(&mut self, ticket: Ticket, result: Result<Found, ResolveError>) {
         // An answer that comes after it was given up has nobody who waits.
-        let Some((name, waiters)) = self.lookups.by_ticket.remove(&ticket) else { return };
-        self.lookups.by_name.remove(&name);
+        let Some((name, wanted, waiters)) = self.lookups.by_ticket.remove(&ticket) else { return };
+        self.lookups.by_question.remove(&(name.clone(), wanted));
         self.lookups.waiters -= waiters.len();
         for waiter in waiters {
             match (waiter, &result) {
-                (Waiter::Client(client, question), Ok(addresses)) => {
+                (Waiter::Client(client, question), Ok(Found::Addresses(addresses))) => {
                     self.answer_found(client, &question, &name, addresses);
+                }
+                (Waiter::Client(client, question), Ok(Found::Records(records))) => {
+                    self.answer(client, &question, &Answer::Records(records.clone()));
                 }
                 (Waiter::Client(client, question), Err(ResolveError::NoSuchName)) => {
                     self.answer(client, &question, &Answer::NoSuchName);
@@ -198,7 +215,9 @@ impl Stack {
                 (Waiter::Client(client, question), Err(ResolveError::Failed)) => {
                     self.answer(client, &question, &Answer::Failed);
                 }
-                (Waiter::Flow(id), Ok(addresses)) => self.dial_resolved(id, addresses),
+                (Waiter::Flow(id), Ok(Found::Addresses(addresses))) => self.dial_resolved(id, addresses),
+                // Flows ask for addresses alone.
+                (Waiter::Flow(id), Ok(Found::Records(_))) => self.turn_away(id, End::NoSuchName),
                 (Waiter::Flow(id), Err(ResolveError::NoSuchName)) => self.turn_away(id, End::NoSuchName),
                 (Waiter::Flow(id), Err(ResolveError::Failed)) => self.turn_away(id, End::TimedOut),
             }
@@ -234,7 +253,7 @@ impl Stack {
             if let Some(rule) = &mut decision.smallest_rule_that_would_allow {
                 rule.protocol = None;
             }
-            self.record_denied_name(&client, name.clone(), Some(address), decision, End::Denied);
+            self.record_denied_name(&client, name.clone(), Some(address), Some(decision), End::Denied);
             return self.answer(client, question, &Answer::NoSuchName);
         }
         self.answer(client, question, &Answer::Addresses(told));

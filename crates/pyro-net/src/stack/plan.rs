@@ -24,32 +24,47 @@ pub(super) enum Plan {
     Dial(SocketAddr, Decision, Vec<Name>),
     /// It may not.
     Deny(SocketAddr, Decision, Vec<Name>),
-    /// It cannot be.
-    Refuse(End, Vec<Name>),
+    /// It cannot be; where it would have gone, if that is known.
+    Refuse(End, Option<SocketAddr>, Vec<Name>),
 }
 
 impl Stack {
     pub(super) fn plan(&mut self, protocol: Protocol, destination: SocketAddr) -> Plan {
+        let address = destination.ip();
         if destination.port() == NAME_PORT && protocol != Protocol::Icmp {
-            return Plan::Names;
+            // A datagram's question names what the guest wants, and is refused by that.
+            return if protocol == Protocol::Tcp && self.is_used_up() {
+                Plan::Refuse(End::BytesUsedUp, None, Vec::new())
+            } else {
+                Plan::Names
+            };
         }
         if self.is_used_up() {
-            return Plan::Refuse(End::BytesUsedUp, Vec::new());
+            let to = SocketAddr::new(dialled(address), destination.port());
+            let to = (!Synthetic::holds(address)).then_some(to);
+            return Plan::Refuse(End::BytesUsedUp, to, self.names_of(address));
         }
-        let address = destination.ip();
         if Synthetic::holds(address)
             && let Some(name) = self.synthetic.name(address).cloned()
         {
             let is_quic = protocol == Protocol::Udp && destination.port() == HTTPS_PORT;
             return match self.policy.mode {
-                Mode::AllowList if is_quic => Plan::Refuse(End::UncheckedName, vec![name]),
+                Mode::AllowList if is_quic => Plan::Refuse(End::UncheckedName, None, vec![name]),
                 Mode::Off | Mode::Egress | Mode::AllowList => Plan::Resolve(name),
             };
         }
         let to = SocketAddr::new(dialled(address), destination.port());
-        let names = self.pinned.names(address).to_vec();
+        let names = self.names_of(address);
         let decision = self.decide(protocol, to, &names);
         if decision.is_allowed() { Plan::Dial(to, decision, names) } else { Plan::Deny(to, decision, names) }
+    }
+
+    /// The names under which the guest was told `address`.
+    fn names_of(&self, address: IpAddr) -> Vec<Name> {
+        match self.synthetic.name(address) {
+            Some(name) => vec![name.clone()],
+            None => self.pinned.names(address).to_vec(),
+        }
     }
 
     pub(super) fn decide(&mut self, protocol: Protocol, to: SocketAddr, names: &[Name]) -> Decision {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::FlowKey;
 use super::bucket::Bucket;
-use crate::event::{End, EventSink, FlowEvent, Subject};
+use crate::event::{End, EventSink, FlowEvent, FlowState, OpenFlow, Subject};
 use crate::limits;
 use crate::policy::{Decision, Name, Reason, Verdict};
 
@@ -77,6 +77,23 @@ impl Recorder {
         });
     }
 
+    /// What `record` will be about, as long as it goes on.
+    pub(super) fn open(&self, key: &FlowKey, record: &Record, state: FlowState) -> OpenFlow {
+        OpenFlow {
+            state,
+            started_ms: self.unix_ms(record.started),
+            protocol: key.protocol,
+            source: key.source,
+            destination: key.destination,
+            dialled: record.dialled,
+            name: record.names.first().cloned(),
+            rule: record.decision.as_ref().and_then(|decision| decision.rule.clone()),
+            sent_bytes: record.sent_bytes,
+            received_bytes: record.received_bytes,
+            text: format!("{}: {state}", whom(key, record)),
+        }
+    }
+
     fn unix_ms(&self, at: Duration) -> u64 {
         u64::try_from((self.epoch + at).as_millis()).unwrap_or(u64::MAX)
     }
@@ -107,16 +124,19 @@ fn verdict(end: End) -> Verdict {
     }
 }
 
-fn sentence(key: &FlowKey, record: &Record, end: End) -> String {
+fn whom(key: &FlowKey, record: &Record) -> String {
     let at = record.dialled.unwrap_or(key.destination);
     // Neither a question nor echo has a port.
     let place = if at.port() == 0 { at.ip().to_string() } else { at.to_string() };
-    let whom = match (record.subject, record.names.first()) {
+    match (record.subject, record.names.first()) {
         (Subject::Name, Some(name)) if record.dialled.is_none() => format!("the name {name}"),
         (Subject::Name, Some(name)) => format!("the name {name} ({place})"),
         (Subject::Flow, Some(name)) => format!("{} to {name} ({place})", key.protocol),
         (Subject::Flow | Subject::Name, None) => format!("{} to {place}", key.protocol),
-    };
+    }
+}
+
+fn sentence(key: &FlowKey, record: &Record, end: End) -> String {
     let what = match (&record.decision, end) {
         (Some(decision), End::Denied) => decision.to_string(),
         (Some(_) | None, _) => end.to_string(),
@@ -128,7 +148,8 @@ fn sentence(key: &FlowKey, record: &Record, end: End) -> String {
         Some(Decision { reason: Reason::Off, .. }) if end == End::Denied => {
             "; only another network policy would allow it".to_owned()
         }
+        _ if end == End::BytesUsedUp => "; a higher egress limit would allow it".to_owned(),
         Some(_) | None => String::new(),
     };
-    format!("{whom}: {what}{hint}")
+    format!("{}: {what}{hint}", whom(key, record))
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use rustix::io::Errno;
 
-use super::connection::{Connection, NameStream, Phase, Pumped, Upstream};
+use super::connection::{Connection, Moved, NameStream, Phase, Pumped, Upstream};
 use super::plan::Plan;
 use super::record::Record;
 use super::table::FlowId;
@@ -93,8 +93,8 @@ impl Stack {
                 self.recorder.flow_ended(&key, record, End::Denied, self.now);
                 return Err(());
             }
-            Plan::Refuse(end, names) => {
-                record.names = names;
+            Plan::Refuse(end, to, names) => {
+                (record.dialled, record.names) = (to, names);
                 self.recorder.flow_ended(&key, record, end, self.now);
                 return Err(());
             }
@@ -179,7 +179,7 @@ impl Stack {
         }
         if let Some(connection) = self.connection(id) {
             connection.set_socket(socket);
-            connection.opening = opening;
+            connection.expect(opening);
             connection.phase = Phase::Dialling { others: addresses, since: now };
         }
         self.mark_dirty(id);
@@ -219,7 +219,7 @@ impl Stack {
         if !self.settle_dialling(id) {
             return;
         }
-        let mut moved = Default::default();
+        let mut moved = Moved::within(usize::try_from(self.room()).unwrap_or(usize::MAX));
         let (now, idle) = (self.now, limits::TCP_IDLE);
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Carrier::Tcp(connection) = &mut flow.carrier else { return };
@@ -229,8 +229,8 @@ impl Stack {
         let record = &mut flow.record;
         record.sent_bytes += moved.from_guest as u64;
         record.received_bytes += moved.to_guest as u64;
-        self.counters.passed_bytes += (moved.from_guest + moved.to_guest) as u64;
-        if moved != Default::default() {
+        self.counters.passed_bytes += moved.bytes() as u64;
+        if moved.bytes() > 0 {
             record.last_active = now;
         }
         let idle_at = record.last_active + idle;

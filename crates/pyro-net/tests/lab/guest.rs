@@ -260,3 +260,18 @@ pub fn tcp(from_port: u16, to: &str, sequence: u32, flags: u8) -> Vec<u8> {
     segment.extend([0, 0, 0, 0, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     v4(addresses::GUEST_V4.octets(), to.ip().octets(), 6, &segment)
 }
+
+/// An IPv4 packet cut into pieces with payloads of `bytes` each.
+pub fn in_pieces(packet: &[u8], bytes: usize, identification: u16) -> Vec<Vec<u8>> {
+    let count = (packet.len() - 20).div_ceil(bytes);
+    let cut = |(number, payload): (usize, &[u8])| {
+        let more = u16::from(number + 1 < count) << 13;
+        let mut piece = packet[..20].to_vec();
+        piece[2..4].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
+        piece[4..6].copy_from_slice(&identification.to_be_bytes());
+        piece[6..8].copy_from_slice(&(more | (number * bytes / 8) as u16).to_be_bytes());
+        piece.extend(payload);
+        piece
+    };
+    packet[20..].chunks(bytes).enumerate().map(cut).collect()
+}

@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use pyro_net::Dialer;
-use pyro_net::dns::{ResolveError, Resolver, Ticket};
+use pyro_net::dns::{Found, ResolveError, Resolver, Ticket, Wanted};
 use pyro_net::policy::Name;
 use rustix::io::Errno;
 use rustix::net::{
@@ -51,7 +51,7 @@ struct Shared {
     dialled: Vec<SocketAddr>,
     names: HashMap<Name, Vec<IpAddr>>,
     asked: Vec<Name>,
-    answers: VecDeque<(Ticket, Result<Vec<IpAddr>, ResolveError>)>,
+    answers: VecDeque<(Ticket, Result<Found, ResolveError>)>,
     own: Vec<IpAddr>,
     datagrams: Vec<(SocketAddr, OwnedFd)>,
     is_silent: bool,
@@ -247,17 +247,22 @@ impl Dialer for HostDouble {
 }
 
 impl Resolver for HostDouble {
-    fn ask(&mut self, ticket: Ticket, name: &Name) {
+    fn ask(&mut self, ticket: Ticket, name: &Name, wanted: Wanted) {
         let mut shared = self.0.lock().unwrap();
         shared.asked.push(name.clone());
         if shared.is_silent {
             return;
         }
         let answer = shared.names.get(name).cloned().ok_or(ResolveError::NoSuchName);
+        // Names have addresses, and records of no other kind.
+        let answer = answer.map(|addresses| match wanted {
+            Wanted::Addresses => Found::Addresses(addresses),
+            Wanted::Records(_) => Found::Records(Vec::new()),
+        });
         shared.answers.push_back((ticket, answer));
     }
 
-    fn finished(&mut self) -> Option<(Ticket, Result<Vec<IpAddr>, ResolveError>)> {
+    fn finished(&mut self) -> Option<(Ticket, Result<Found, ResolveError>)> {
         self.0.lock().unwrap().answers.pop_front()
     }
 

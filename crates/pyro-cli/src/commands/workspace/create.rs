@@ -2,7 +2,7 @@ use super::arguments::{self, ArgumentError, Filter, host_path};
 use super::show;
 use crate::cli::with_pyro;
 use crate::commands::engine::parse_engine;
-use crate::commands::network::{NETWORK_POLICIES, RuleArgs};
+use crate::commands::network::{LimitArgs, NETWORK_POLICIES, RuleArgs};
 use crate::output::{self, Format, PullProgress, TreeProgress};
 use crate::settings;
 use clap::Args;
@@ -25,6 +25,7 @@ use std::sync::Arc;
   ID=$(pyro workspace create debian:12 --id-only)
   pyro workspace create debian:12 --network-policy egress --allow 10.0.0.5:5432
   pyro workspace create debian:12 --network-policy egress --allow-only '*.debian.org:80'
+  pyro workspace create debian:12 --network-policy egress --egress-limit 500M
   pyro workspace create --from-snapshot fix:checkpoint")]
 pub(super) struct Create {
     /// An environment of the catalog (`pyro env list`), or an OCI image: REGISTRY/NAME:TAG, oci:DIRECTORY.
@@ -49,6 +50,8 @@ pub(super) struct Create {
     network_policy: String,
     #[command(flatten)]
     rules: RuleArgs,
+    #[command(flatten)]
+    limit: LimitArgs,
     /// Give the guest a secret, by value or (NAME alone) from pyro's environment; repeatable.
     #[arg(long, value_name = "NAME[=VALUE]")]
     secret: Vec<String>,
@@ -129,7 +132,7 @@ impl Create {
             disk_mib: self.disk_mib,
             ttl_seconds: self.ttl_seconds,
             network_policy: self.network_policy,
-            network_rules: self.rules.rules()?,
+            network_rules: self.limit.with(self.rules.rules()?),
             seed_path: self.seed_path.as_deref().map(host_path),
             seed_filter: self.seed_filter.into(),
             secrets: arguments::secrets(&self.secret, &self.secret_file, &settings::variable)?,

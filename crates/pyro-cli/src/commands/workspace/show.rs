@@ -14,7 +14,7 @@ pub(super) use files::{
     CUT_LISTING, disk_exported, disk_listing, disk_read, exported, file_changed, file_facts, file_listing,
     file_read, file_written, patched, skipped, synced, whole_lines,
 };
-pub(super) use network::flow;
+pub(super) use network::{flow, open_flow};
 pub(super) use review::{diff_header, diff_stat, log_entry, summary};
 pub(super) use services::{
     ports_listed, service_log_cut, service_log_heading, service_started, service_status, service_stopped,
@@ -22,6 +22,7 @@ pub(super) use services::{
 };
 pub(super) use shells::{shell, shell_attached, shell_listed, shell_read};
 
+use crate::commands::byte_size::byte_size;
 use crate::commands::network::rules_text;
 use crate::output::{printable, quoted, yes_no};
 use pyro_core::exec::Exit;
@@ -49,6 +50,9 @@ pub(super) fn workspace(heading: &str, workspace: &WorkspaceView) -> String {
     lines.push(format!("Network policy: {}", workspace.network_policy));
     if !workspace.network_rules.is_empty() {
         lines.push(format!("Network rules: {}", rules_text(&workspace.network_rules)));
+    }
+    if let Some(bytes) = workspace.network_rules.egress_limit_bytes {
+        lines.push(format!("Egress limit: {}", byte_size(bytes)));
     }
     if !workspace.secrets.is_empty() {
         let secrets =

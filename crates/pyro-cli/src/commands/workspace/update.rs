@@ -1,7 +1,7 @@
 use super::arguments::{self, ArgumentError};
 use super::{Addressed, show};
 use crate::cli::answer;
-use crate::commands::network::{self, NETWORK_POLICIES, RuleArgs, RuleArgumentError};
+use crate::commands::network::{self, LimitArgs, NETWORK_POLICIES, RuleArgs, RuleArgumentError};
 use crate::output;
 use clap::Args;
 use pyro_core::Explain;
@@ -19,6 +19,7 @@ use std::process::ExitCode;
   pyro workspace update fix --label state=done --clear-label task
   pyro workspace update fix --name fixed
   pyro workspace update fix --deny '*.example.com'
+  pyro workspace update fix --egress-limit 2G
   pyro workspace update fix --network-policy egress --clear-rules --allow-only api.example.com:443")]
 pub(super) struct Update {
     #[command(flatten)]
@@ -46,6 +47,11 @@ pub(super) struct Update {
     /// Remove all network rules, before others are added.
     #[arg(long, conflicts_with = "clear_rule")]
     clear_rules: bool,
+    #[command(flatten)]
+    limit: LimitArgs,
+    /// Let any number of bytes pass.
+    #[arg(long, conflicts_with = "egress_limit")]
+    clear_egress_limit: bool,
 }
 
 impl Update {
@@ -82,7 +88,8 @@ impl Update {
                 (false, true) => RuleRemoval::Keep,
                 (false, false) => RuleRemoval::Some(gone),
             },
-            add: self.rules.rules()?,
+            clear_egress_limit: self.clear_egress_limit,
+            add: self.limit.with(self.rules.rules()?),
         })
     }
 }

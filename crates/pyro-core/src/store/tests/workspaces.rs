@@ -22,6 +22,7 @@ fn a_workspace_is_read_as_it_was_made() {
         network_policy: NetworkPolicy::EgressAndPublishedPorts,
         network_rules: NetworkRules {
             deny: vec!["*.bad.example:443".parse().unwrap()],
+            egress_limit_bytes: Some(1 << 40),
             ..Default::default()
         },
         image: ImageDefaults {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::exec::ExecRequest;
+use crate::network::NetworkDenials;
 use crate::store::CommandState;
 use crate::store::tests::Fixture;
 use pyro_agent::wire::{self, FrameKind};
@@ -38,6 +39,7 @@ struct Lab {
     guest: UnixStream,
     id: WorkspaceId,
     fixture: Fixture,
+    denied: Option<DeniedSince>,
 }
 
 impl Lab {
@@ -45,7 +47,7 @@ impl Lab {
         let fixture = Fixture::new();
         let id = fixture.workspace(1, now());
         let commands = Commands::new(Arc::new(fixture.again()));
-        Self { commands, guest: UnixStream::pair().unwrap().0, id, fixture }
+        Self { commands, guest: UnixStream::pair().unwrap().0, id, fixture, denied: None }
     }
 
     fn run(&mut self) -> Result<Later, Problem> {
@@ -56,7 +58,7 @@ impl Lab {
             cwd: "/".into(),
             exec: ExecRequest::new(vec!["make".into()]),
         };
-        self.commands.run(self.id, command, host)
+        self.commands.run(self.id, command, host, self.denied.clone())
     }
 
     /// A command that the guest has begun.
@@ -112,6 +114,30 @@ async fn a_command_is_followed_killed_and_put_on_record() {
     lab.commands.ended().await;
     assert!(!lab.commands.is_busy() && lab.commands.running.is_empty());
     assert!(matches!(lab.commands.wait(key).await, Answer::Done));
+}
+
+#[tokio::test]
+async fn what_was_denied_meanwhile_is_on_record_before_the_end() {
+    let event = r#"{"subject":"flow","started_ms":1,"ended_ms":2,"protocol":"tcp","source":"198.19.255.2:4",
+        "destination":"10.0.0.5:5432","verdict":"deny","sent_bytes":0,"received_bytes":0,"end":"too-many-flows",
+        "text":"t","left_out":0}"#;
+    let mut lab = Lab::new();
+    lab.denied = Some(DeniedSince::of_events(&[serde_json::from_str(event).unwrap()]));
+    let key = lab.running().await;
+    let waited = lab.commands.wait(key);
+    lab.say(FrameKind::Exit, br#"{"code":1,"signal":null,"timed_out":false,"duration_ms":5}"#).await;
+    assert!(matches!(waited.await, Answer::Done));
+    let ended_by_machine = lab.running().await;
+    lab.commands.end(CommandOutcome::Lost);
+    assert_eq!(lab.fixture.events(lab.id).unwrap().len(), 3, "the first command's end is one, too");
+    let events = lab.fixture.events_of(lab.id, EventKind::Denial).unwrap();
+    let denials: Vec<_> =
+        events.iter().filter_map(|event| NetworkDenials::of_detail(&event.detail)).collect();
+    let sequences: Vec<u64> = denials.iter().map(|(sequence, _)| *sequence).collect();
+    assert_eq!(sequences, [key.sequence, ended_by_machine.sequence]);
+    for (_, denied) in denials {
+        assert_eq!((denied.denials[0].destination.as_str(), denied.truncated), ("10.0.0.5:5432", false));
+    }
 }
 
 #[tokio::test]

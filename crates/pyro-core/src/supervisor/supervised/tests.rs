@@ -15,7 +15,7 @@ async fn a_workspaces_time_stands_still_while_a_detached_command_runs() {
     let (host, guest) = UnixStream::pair().unwrap();
     let exec = ExecRequest::new(vec!["make".into()]);
     let command = RunCommand { command: "make".into(), cwd: "/".into(), exec };
-    let answer = supervised.commands.run(id, command, host).unwrap();
+    let answer = supervised.commands.run(id, command, host, None).unwrap();
     assert!(supervised.deadline().is_none());
     drop((answer, guest));
     assert!(matches!(supervised.next(false).await, Next::CommandEnded));

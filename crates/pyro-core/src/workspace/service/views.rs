@@ -1,5 +1,6 @@
 //! Services as front ends show them. Times are seconds since the Unix epoch.
 
+use crate::network::NetworkDenial;
 use crate::services::{PublishedPort, Readiness, ServiceSpec};
 use crate::store::{Damaged, ServiceRecord, ServiceStop};
 use crate::workspace::views::seconds;
@@ -49,6 +50,18 @@ pub struct ServiceView {
     /// What it uses now; known while it runs and asked for alone.
     #[serde(flatten)]
     pub usage: Option<ServiceUsage>,
+    /// What the guest was denied since its last start; known where it is asked for alone.
+    #[serde(flatten)]
+    pub denied: Option<ServiceDenials>,
+}
+
+/// What was denied while a service ran, also to others that ran at the time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ServiceDenials {
+    /// Each once.
+    pub network_denials: Vec<NetworkDenial>,
+    /// Whether there was more.
+    pub network_denials_truncated: bool,
 }
 
 /// What a service's processes use together.
@@ -141,6 +154,7 @@ pub(super) fn view(record: ServiceRecord) -> Result<ServiceView, WorkspaceError>
         restart_count: record.restart_count,
         autostart: record.autostart,
         usage: None,
+        denied: None,
     })
 }
 

@@ -1,4 +1,30 @@
 use super::*;
+
+fn text_record(owner: &str, text: &[u8]) -> Record {
+    let data = [&[text.len() as u8], text].concat();
+    Record { owner: wire_name(&owner.parse().unwrap()), kind: 16, ttl_s: 86_400, data }
+}
+
+#[test]
+fn records_are_written_with_their_owners_and_as_many_as_fit() {
+    let mut question = Question::emit(7, &"a.example".parse().unwrap(), RecordKind::Other(16));
+    let parsed = Question::parse(&question).unwrap();
+    let records = vec![text_record("a.example", b"one"), text_record("b.example", b"two")];
+    let answer = parsed.answer(&Answer::Records(records), 512);
+    question[2..4].copy_from_slice(&[0x81, 0x80]);
+    question[7] = 2;
+    question.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60, 0, 4, 3]);
+    question.extend(b"one");
+    question.extend(wire_name(&"b.example".parse().unwrap()));
+    question.extend([0, 16, 0, 1, 0, 0, 0, 60, 0, 4, 3]);
+    question.extend(b"two");
+    assert_eq!(answer, question);
+    let long = vec![text_record("a.example", &[b'x'; 200]); 9];
+    let answer = parsed.answer(&Answer::Records(long), 512);
+    assert!(answer.len() <= 512);
+    assert_eq!((answer[2] & 2, answer[7]), (2, 2), "cut, and said to be");
+}
+
 use proptest::prelude::*;
 
 fn question(name: &str, kind: RecordKind) -> Question {

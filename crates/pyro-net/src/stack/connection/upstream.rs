@@ -12,16 +12,32 @@ use crate::limits;
 use crate::poller::Ready;
 
 /// Bytes that passed in one turn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moved {
     pub(crate) from_guest: usize,
     pub(crate) to_guest: usize,
+    most: usize,
 }
 
 impl Moved {
+    /// Nothing yet, and `most` in the whole turn.
+    pub(crate) fn within(most: usize) -> Self {
+        Self { from_guest: 0, to_guest: 0, most }
+    }
+
+    /// Both directions together.
+    pub(crate) fn bytes(self) -> usize {
+        self.from_guest + self.to_guest
+    }
+
+    /// How many of `bytes` may still pass.
+    pub(super) fn room_for(self, bytes: usize) -> usize {
+        bytes.min(self.most.saturating_sub(self.bytes()))
+    }
+
     /// Whether others should get their turn.
     pub(super) fn is_enough(self) -> bool {
-        self.from_guest + self.to_guest >= limits::PUMP_BYTES
+        self.bytes() >= limits::PUMP_BYTES.min(self.most)
     }
 }
 

@@ -1,5 +1,6 @@
 use super::AddressedCommand;
 use crate::cli::{answer, with_pyro};
+use crate::commands::network::tell_denials;
 use crate::commands::session::EXIT_BROKEN_PIPE;
 use crate::output;
 use clap::Args;
@@ -33,7 +34,7 @@ impl Logs {
             |entry| {
                 output::bytes(entry.stdout.as_bytes());
                 output::error_bytes(entry.stderr.as_bytes());
-                tell_cut(entry);
+                tell_more(entry);
             },
         )
     }
@@ -46,12 +47,13 @@ async fn follow(pyro: &Pyro, address: &str, sequence: u64) -> Result<ExitCode, W
             return Ok(ExitCode::from(EXIT_BROKEN_PIPE));
         }
     }
-    tell_cut(&pyro.command_output(address, sequence).await?);
+    tell_more(&pyro.command_output(address, sequence).await?);
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell_cut(entry: &LogEntry) {
+fn tell_more(entry: &LogEntry) {
     if entry.stdout_truncated || entry.stderr_truncated {
         output::note(format_args!("[workspace-exec-logs] #{}: more output than is kept", entry.sequence));
     }
+    tell_denials(&entry.network_denials, entry.network_denials_truncated);
 }

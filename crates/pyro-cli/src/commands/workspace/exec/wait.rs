@@ -1,5 +1,6 @@
 use super::AddressedCommand;
 use crate::cli::with_pyro;
+use crate::commands::network::tell_denials;
 use crate::commands::session::{EXIT_TIMED_OUT, EXIT_UNKNOWN, exit_code};
 use crate::commands::workspace::{show, wait};
 use crate::output::{self, Format};
@@ -38,7 +39,11 @@ impl Wait {
         };
         match format {
             Format::Json => output::json(&waited),
-            Format::Human => output::line(show::command_waited(&waited)),
+            Format::Human => {
+                output::line(show::command_waited(&waited));
+                let command = &waited.command;
+                tell_denials(&command.network_denials, command.network_denials_truncated);
+            }
         }
         meaning(&waited)
     }

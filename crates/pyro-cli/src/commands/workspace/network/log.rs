@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 /// Show where the guest's connections went and what was denied, one line each.
 ///
-/// A line is written when a flow is denied or has ended. The log is kept over stops and resets: the last 16 MiB at
+/// A line is written when a flow is denied or has ended; flows that go on follow, with what has passed so far (not
+/// with --follow). The log is kept over stops and resets: the last 16 MiB at
 /// least, 32 MiB at most. With --follow pyro goes on until the machine ends; with --json then one object a line.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -44,13 +45,19 @@ impl Log {
         }
         answer(
             format,
-            async |pyro| pyro.network_log(&address, records, tail),
+            async |pyro| pyro.network_log(&address, records, tail).await,
             |log| {
                 for event in &log.flows {
                     output::line(show::flow(event));
                 }
+                for flow in &log.open {
+                    output::line(show::open_flow(flow));
+                }
                 if log.truncated {
                     output::note("[workspace-network-log] there was more before");
+                }
+                if log.open_truncated {
+                    output::note("[workspace-network-log] more flows go on than are told here");
                 }
             },
         )

@@ -1,5 +1,5 @@
 use crate::output::printable;
-use pyro_core::network::FlowEvent;
+use pyro_core::network::{FlowEvent, OpenFlow};
 
 /// A flow in one line.
 pub(in super::super) fn flow(event: &FlowEvent) -> String {
@@ -16,4 +16,17 @@ pub(in super::super) fn flow(event: &FlowEvent) -> String {
         line.push_str(&format!(" ({} before it were left out)", event.left_out));
     }
     line
+}
+
+/// A flow that goes on, in one line.
+pub(in super::super) fn open_flow(flow: &OpenFlow) -> String {
+    format!(
+        "[network] started_at={}.{:03} state={} sent_bytes={} received_bytes={} {}",
+        flow.started_ms / 1000,
+        flow.started_ms % 1000,
+        flow.state,
+        flow.sent_bytes,
+        flow.received_bytes,
+        printable(&flow.text),
+    )
 }

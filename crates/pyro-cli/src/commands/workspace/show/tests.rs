@@ -119,6 +119,18 @@ Last command: sh -c 'a\\nb' (exit_code=unknown)";
 }
 
 #[test]
+fn rules_and_a_limit_of_the_network_are_shown() {
+    let network_rules = pyro_core::network::NetworkRules {
+        allow: vec!["10.0.0.5:5432".parse().unwrap()],
+        egress_limit_bytes: Some(500 << 20),
+        ..Default::default()
+    };
+    let shown = workspace("Workspace ID", &WorkspaceView { network_rules, ..plain() });
+    let wanted = "Network policy: off\nNetwork rules: --allow 10.0.0.5:5432\nEgress limit: 500MiB\n";
+    assert!(shown.contains(wanted), "{shown}");
+}
+
+#[test]
 fn a_status_adds_the_times() {
     let shown = status(&plain());
     let added = "\nCreated at: 1700000000.0\nLast activity at: 1700000060.5\nExpires at: 1700000660.5";
@@ -430,6 +442,8 @@ fn logs_tell_how_each_command_ended() {
         stdout_truncated: false,
         stderr: String::new(),
         stderr_truncated: false,
+        network_denials: vec![],
+        network_denials_truncated: false,
     };
     assert_eq!(log_entry(&entry), "#3 exit_code=2 duration_ms=40 cwd=/workspace\n$ make test");
     let lost = LogEntry { exit_code: None, duration_ms: None, ..entry };
@@ -486,6 +500,8 @@ fn command() -> CommandView {
         duration_ms: None,
         started_at: 1_700_000_000.5,
         execution_mode: "guest_vsock",
+        network_denials: vec![],
+        network_denials_truncated: false,
     }
 }
 

@@ -24,6 +24,7 @@ fn web() -> ServiceView {
         restart_count: 0,
         autostart: false,
         usage: None,
+        denied: None,
     }
 }
 
