@@ -90,7 +90,7 @@ pub fn fuzz_frames(bytes: &[u8]) {
     });
     policy.allow.extend("*.a".parse::<Rule>());
     policy.allow.extend("1.2.3.4".parse::<Rule>());
-    let setup = Setup { policy, epoch: Duration::ZERO, seed: 1 };
+    let setup = Setup { policy, proxy: None, epoch: Duration::ZERO, seed: 1 };
     let sink = |event: FlowEvent| assert!(!event.to_json_line().is_empty());
     let stack =
         Stack::new(setup, link, Box::new(Nobody(Vec::new(), 0)), Box::new(Names::default()), Box::new(sink));

@@ -5,6 +5,7 @@
 
 mod decide;
 mod name;
+mod named;
 mod ports;
 mod rule;
 
