@@ -1,6 +1,7 @@
 //! One file per command: its arguments, whose doc comments are the help, and one `run`.
 
 pub(crate) mod command_line;
+pub(crate) mod company;
 pub(crate) mod completion;
 pub(crate) mod demo;
 pub(crate) mod doctor;

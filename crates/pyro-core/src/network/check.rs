@@ -3,7 +3,7 @@
 use crate::limits::CHECKED_ADDRESSES;
 use crate::problem::{Blame, Explain, Problem};
 use pyro_net::policy::{Decision, Flow, Name, NameError, Policy, Protocol, Rule};
-use pyro_net::{Dialer, HostDialer};
+use pyro_net::{Dialer, HostDialer, Proxy};
 use serde::Serialize;
 use std::net::{IpAddr, ToSocketAddrs};
 
@@ -48,6 +48,8 @@ pub struct NetworkCheck {
     pub allow_with: Option<Rule>,
     /// The name's addresses as this host resolves it now, each with its own decision.
     pub addresses: Vec<CheckedAddress>,
+    /// The host's proxy, where the connection would go through it, which finds the address then.
+    pub proxy: Option<String>,
 }
 
 /// What a policy says of one address.
@@ -71,14 +73,15 @@ struct Destination {
     port: u16,
 }
 
-/// Decides on `text`, `HOST:PORT` or a URL. A name that may be asked for is looked up as the host does; nothing
-/// else is sent.
-pub fn check(policy: &Policy, text: &str) -> Result<NetworkCheck, CheckError> {
-    check_with(policy, text, &mut HostDialer, &look_up)
+/// Decides on `text`, `HOST:PORT` or a URL. A name that may be asked for is looked up as the host does, but not one
+/// that goes through `proxy`; nothing else is sent.
+pub fn check(policy: &Policy, proxy: Option<&Proxy>, text: &str) -> Result<NetworkCheck, CheckError> {
+    check_with(policy, proxy, text, &mut HostDialer, &look_up)
 }
 
 pub(super) fn check_with(
     policy: &Policy,
+    proxy: Option<&Proxy>,
     text: &str,
     dialer: &mut dyn Dialer,
     look_up: &dyn Fn(&str) -> Vec<IpAddr>,
@@ -95,6 +98,10 @@ pub(super) fn check_with(
     let known = policy.decide_name(&name);
     if !known.is_allowed() {
         return Ok(NetworkCheck { allow_with: smallest(&to, &known), ..told(&to, &known, Vec::new()) });
+    }
+    if let Some(proxy) = proxy.filter(|proxy| to.protocol == Protocol::Tcp && proxy.carries(&name, to.port)) {
+        let decision = policy.decide_named(to.protocol, &name, to.port);
+        return Ok(NetworkCheck { proxy: Some(proxy.to_string()), ..told(&to, &decision, Vec::new()) });
     }
     let decisions: Vec<(IpAddr, Decision)> = look_up(name.as_str())
         .into_iter()
@@ -136,6 +143,7 @@ fn told(to: &Destination, decision: &Decision, addresses: Vec<CheckedAddress>) -
         rule: decision.rule.clone(),
         allow_with: decision.smallest_rule_that_would_allow.clone(),
         addresses,
+        proxy: None,
     }
 }
 

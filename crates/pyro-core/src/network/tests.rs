@@ -41,7 +41,7 @@ fn checked(rules: &NetworkRules, text: &str) -> Result<NetworkCheck, CheckError>
         "inside.example" => vec!["9.9.9.9".parse().unwrap(), "10.0.0.5".parse().unwrap()],
         _ => Vec::new(),
     };
-    check_with(&enforced(NetworkPolicy::Egress, rules), text, &mut Nobody, &look_up)
+    check_with(&enforced(NetworkPolicy::Egress, rules), None, text, &mut Nobody, &look_up)
 }
 
 #[test]
@@ -119,6 +119,7 @@ fn denied(number: u16) -> FlowEvent {
         source: "198.19.255.2:40000".parse().unwrap(),
         destination,
         dialled: Some(destination),
+        proxied: None,
         names: Vec::new(),
         verdict: Verdict::Deny,
         reason: Some(Reason::NotPublic(pyro_net::address::Kind::Private)),

@@ -1,6 +1,7 @@
 //! Commands in a workspace, each with a number and a record.
 
 use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, now, secrets};
+use crate::authorities::Authorities;
 use crate::exec::{AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::limits::SUPERVISOR_DEADLINE;
 use crate::machine::{Link, MachineError, unexpected};
@@ -196,7 +197,9 @@ impl Pyro {
 pub(super) fn with_defaults(workspace: &Workspace, request: &ExecRequest) -> ExecRequest {
     let image = &workspace.image;
     let given = |key: &String| request.env.iter().any(|(wanted, _)| wanted == key);
-    let mut env: Vec<_> = image.env.iter().filter(|(key, _)| !given(key)).cloned().collect();
+    let is_replaced = |key: &String| !workspace.authorities.is_empty() && Authorities::is_variable(key);
+    let own = image.env.iter().filter(|(key, _)| !given(key) && !is_replaced(key));
+    let mut env: Vec<_> = own.cloned().collect();
     env.extend(request.env.iter().cloned());
     ExecRequest {
         env,

@@ -2,6 +2,7 @@
 
 use super::{LogTail, Pyro, WorkspaceError, WorkspaceId};
 use crate::limits::LOG_FILE_BYTES;
+use crate::machine::MachineError;
 use crate::network::{self, FlowEvent, NetworkCheck};
 use crate::service_logs;
 use crate::supervisor::protocol::Request;
@@ -45,7 +46,11 @@ impl Pyro {
     pub fn network_check(&self, address: &str, destination: &str) -> Result<NetworkCheck, WorkspaceError> {
         let workspace = self.store.get(self.resolve(address)?)?;
         let policy = network::enforced(workspace.network_policy, &workspace.network_rules);
-        Ok(network::check(&policy, destination)?)
+        let proxy = match workspace.uses_host_proxy {
+            true => Some(self.config.host_proxy.parse().map_err(MachineError::from)?),
+            false => None,
+        };
+        Ok(network::check(&policy, proxy.as_ref(), destination)?)
     }
 
     /// What the workspace's guest has reached, and what was denied.

@@ -50,6 +50,14 @@ pub(super) fn workspace(heading: &str, workspace: &WorkspaceView) -> String {
     if !workspace.network_rules.is_empty() {
         lines.push(format!("Network rules: {}", rules_text(&workspace.network_rules)));
     }
+    if workspace.host_proxy {
+        lines.push("Network proxy: the host's".to_owned());
+    }
+    if !workspace.certificate_authorities.is_empty() {
+        let sources = workspace.certificate_authorities.iter();
+        let sources = sources.map(|from| format!("{} from {}", from.count, printable(&from.source)));
+        lines.push(format!("Certificate authorities: {}", sources.collect::<Vec<_>>().join(", ")));
+    }
     if !workspace.secrets.is_empty() {
         let secrets =
             workspace.secrets.iter().map(|secret| format!("{} ({})", secret.name, secret.source_kind));
