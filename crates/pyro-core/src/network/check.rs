@@ -38,7 +38,7 @@ impl Explain for CheckError {
 pub struct NetworkCheck {
     /// As it was understood: `PROTOCOL://HOST:PORT`.
     pub destination: String,
-    /// Whether all of it may be reached.
+    /// Whether it may be reached: a name, at one of its addresses at least.
     pub allowed: bool,
     /// Why, in words.
     pub reason: String,
@@ -116,9 +116,15 @@ pub(super) fn check_with(
         allow_with: decision.smallest_rule_that_would_allow.clone(),
     });
     let addresses: Vec<CheckedAddress> = addresses.collect();
-    // One that is denied tells more than those that are not.
-    let first = decisions.iter().find(|(_, decision)| !decision.is_allowed()).or(decisions.first());
+    // Guests are told only addresses that they may reach, so one of these is enough.
+    let first = decisions.iter().find(|(_, decision)| decision.is_allowed()).or(decisions.first());
     Ok(match first {
+        Some((_, decision)) if decision.is_allowed() && addresses.iter().any(|one| !one.allowed) => {
+            NetworkCheck {
+                reason: format!("{decision}, but not at each of its addresses"),
+                ..told(&to, decision, addresses)
+            }
+        }
         Some((_, decision)) => told(&to, decision, addresses),
         None => NetworkCheck {
             reason: format!("{known}, but this host finds no address for it"),
