@@ -257,3 +257,24 @@ impl WorkspaceExec<'_> {
         self.pyro.told(self.key.workspace, self.link.why_disconnected().await)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authorities::AuthoritySource;
+    use crate::store::tests::Fixture;
+
+    #[test]
+    fn an_images_variables_for_authorities_give_way_where_the_workspace_has_some() {
+        let fixture = Fixture::new();
+        let mut workspace = fixture.get(fixture.workspace(1, now())).unwrap();
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        workspace.image.env = vec![pair("PATH", "/bin"), pair("SSL_CERT_FILE", "/image.pem")];
+        let request = ExecRequest { env: vec![pair("PIP_CERT", "/own.pem")], ..ExecRequest::shell("true") };
+        let own = [pair("PATH", "/bin"), pair("SSL_CERT_FILE", "/image.pem"), pair("PIP_CERT", "/own.pem")];
+        assert_eq!(with_defaults(&workspace, &request).env, own);
+        workspace.authorities = vec![AuthoritySource { source: "/ca.pem".to_owned(), count: 1 }];
+        let given = [pair("PATH", "/bin"), pair("PIP_CERT", "/own.pem")];
+        assert_eq!(with_defaults(&workspace, &request).env, given);
+    }
+}
