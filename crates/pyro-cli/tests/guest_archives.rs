@@ -199,7 +199,7 @@ fn pip_fetches_from_this_hosts_index() {
     until_open(&host, &apt_update(&archive), &mut opened);
     // To compile all of its library takes longer than everything else.
     let unpack = "set -e; mkdir /tmp/debs /tmp/python; cd /tmp/debs; apt-get -qq download python3.11-minimal \
-         libpython3.11-minimal libpython3.11-stdlib libexpat1 libsqlite3-0; \
+         libpython3.11-minimal libpython3.11-stdlib; \
          for deb in *.deb; do dpkg -x $deb /tmp/python; done";
     until_open(&host, unpack, &mut opened);
     let text = format!(
