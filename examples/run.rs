@@ -25,6 +25,7 @@ fn config() -> Result<Config, Box<dyn std::error::Error>> {
         program_path: std::env::var_os("PATH").unwrap_or_default(),
         engine: EngineChoice::Auto,
         registry: Default::default(),
+        host_proxy: Default::default(),
         fault: None,
     })
 }

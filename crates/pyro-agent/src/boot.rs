@@ -15,6 +15,7 @@ use rustix::mount::MountFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::system::RebootCommand;
 
+use crate::authorities::Authorities;
 use crate::connection::{Connection, wait};
 use crate::console::say;
 use crate::exec::{Cgroups, Executor};
@@ -36,6 +37,8 @@ const EXEC_CGROUPS: &str = "/sys/fs/cgroup/pyro";
 const STAGING: &str = "/.pyro/staging";
 /// A file system of its own, in memory.
 const SECRETS: &str = "/run/pyro-secrets";
+/// In memory, and for everybody to read.
+const AUTHORITIES: &str = "/run/pyro";
 
 /// Why a guest cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -242,7 +245,9 @@ fn serve(_set_up: ()) -> Result<std::convert::Infallible, BootError> {
     let staging = Staging::new(STAGING);
     staging.clear_in_background();
     let secrets = Arc::new(Secrets::new(SECRETS));
-    let server = Arc::new(Server::new(Executor { reaper, cgroups: Some(cgroups), secrets }, staging));
+    let authorities = Authorities::new("/", AUTHORITIES);
+    let executor = Executor { reaper, cgroups: Some(cgroups), secrets, authorities };
+    let server = Arc::new(Server::new(executor, staging));
     start_forwarder().step("take streams to ports")?;
     let listener = sys::listen(pyro_agent::wire::AGENT_PORT, BACKLOG).step("listen on vsock")?;
     // Held for as long as the agent lives: its end tells the host that the guest is gone.

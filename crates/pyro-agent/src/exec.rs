@@ -17,6 +17,7 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{InputModes, OptionalActions, Winsize};
 
 use crate::accounts::{Accounts, Identity};
+use crate::authorities::Authorities;
 use crate::connection::{Connection, failure, os_failure, wait};
 use crate::reaper::{Child, Reaper};
 use crate::secrets::{SecretSet, Secrets};
@@ -45,6 +46,7 @@ pub(crate) struct Executor {
     /// `None` only off a guest.
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) secrets: Arc<Secrets>,
+    pub(crate) authorities: Authorities,
 }
 
 impl Executor {
@@ -52,7 +54,7 @@ impl Executor {
     /// caller to send; after a lost connection there is nobody to send to.
     pub(crate) fn run(&self, connection: &mut Connection, exec: &Exec) -> Result<(), Failure> {
         let secrets = self.secrets.current();
-        let request = Request::prepare(exec, &secrets)?;
+        let request = Request::prepare(exec, &secrets, self.authorities.variables())?;
         let stdio = Stdio::open(exec, &request.identity)
             .map_err(|error| os_failure("cannot open the command's standard streams", &error))?;
         let confinement = if exec.confined { Confinement::Bounded } else { Confinement::None };
@@ -182,7 +184,11 @@ struct Request {
 }
 
 impl Request {
-    fn prepare(exec: &Exec, secrets: &SecretSet) -> Result<Self, Failure> {
+    fn prepare(
+        exec: &Exec,
+        secrets: &SecretSet,
+        authorities: Vec<(String, String)>,
+    ) -> Result<Self, Failure> {
         let bad = |message: String| failure(FailureCode::BadRequest, message);
         let program = exec.argv.first().filter(|program| !program.is_empty());
         let program = program.ok_or_else(|| bad("no program is named".to_owned()))?;
@@ -196,7 +202,7 @@ impl Request {
         if exec.user.is_none() && identity.name == "0" {
             (identity.name, identity.home) = ("root".to_owned(), "/root".to_owned());
         }
-        let mut env = environment(exec, &identity);
+        let mut env = environment(exec, &identity, authorities);
         for key in env.iter().map(|(key, _)| key).chain(exec.secret_env.iter().map(|(_, key)| key)) {
             if key.is_empty() || key.contains('=') {
                 return Err(bad(format!("{key:?} cannot name a variable")));
@@ -285,7 +291,11 @@ fn secret_variables(exec: &Exec, secrets: &SecretSet) -> Result<Vec<CString>, Fa
 }
 
 /// The defaults, then the host's, a later one in an earlier one's place.
-fn environment(exec: &Exec, identity: &Identity) -> Vec<(String, String)> {
+fn environment(
+    exec: &Exec,
+    identity: &Identity,
+    authorities: Vec<(String, String)>,
+) -> Vec<(String, String)> {
     let term = exec.tty.map(|_| ("TERM", DEFAULT_TERM));
     let defaults = [
         ("PATH", DEFAULT_PATH),
@@ -295,7 +305,7 @@ fn environment(exec: &Exec, identity: &Identity) -> Vec<(String, String)> {
     ];
     let mut all: Vec<(String, String)> = Vec::new();
     let defaults = defaults.into_iter().chain(term).map(|(key, value)| (key.to_owned(), value.to_owned()));
-    for (key, value) in defaults.chain(exec.env.iter().cloned()) {
+    for (key, value) in defaults.chain(authorities).chain(exec.env.iter().cloned()) {
         match all.iter_mut().find(|(known, _)| *known == key) {
             Some(slot) => slot.1 = value,
             None => all.push((key, value)),

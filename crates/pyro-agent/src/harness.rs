@@ -9,6 +9,7 @@ use std::time::Duration;
 use pyro_agent::wire::{self, Decoder, Failure, FrameKind, GuestPath, Operation, RecordCutter};
 use serde::de::DeserializeOwned;
 
+use crate::authorities::Authorities;
 use crate::connection::Connection;
 use crate::exec::Executor;
 use crate::reaper::Reaper;
@@ -86,7 +87,8 @@ impl Home {
         let (host, agent) = UnixStream::pair().unwrap();
         host.set_read_timeout(Some(PATIENCE)).unwrap();
         let secrets = Arc::new(Secrets::new(self.directory.path().join("secrets")));
-        let executor = Executor { reaper: Arc::new(Reaper::default()), cgroups: None, secrets };
+        let authorities = Authorities::new("/nonexistent", "/nonexistent");
+        let executor = Executor { reaper: Arc::new(Reaper::default()), cgroups: None, secrets, authorities };
         let server = Server::new(executor, Staging::new(self.staging()));
         (host, std::thread::spawn(move || server.serve(Connection::new(agent.into()))))
     }

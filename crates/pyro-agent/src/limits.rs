@@ -86,6 +86,9 @@ pub(crate) const MAX_OPEN_FILES: u64 = 65_536;
 /// What a command may raise its limit to, as container runtimes allow.
 pub(crate) const MAX_OPEN_FILES_HARD: u64 = 1_048_576;
 
+/// An image's own certificate authorities: dozens of times what distributions come with.
+pub(crate) const MAX_IMAGE_BUNDLE_BYTES: u64 = 8 << 20;
+
 /// Names of directories that a walk holds at a time: a directory of a million files fits.
 pub(crate) const MAX_WALK_NAME_BYTES: usize = 64 << 20;
 /// Bytes of directory entries taken from the kernel at a time.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod apply;
+mod authorities;
 mod boot;
 mod connection;
 mod console;

@@ -124,6 +124,10 @@ impl Server {
                 let installed = self.executor.secrets.install(connection)?;
                 reply(connection, &installed);
             }
+            Operation::Authorities => {
+                self.executor.authorities.install(connection)?;
+                reply(connection, &Done {});
+            }
             Operation::FileStat { .. }
             | Operation::FileList { .. }
             | Operation::FileRead { .. }

@@ -41,6 +41,26 @@ pub const MAX_SECRET_NAME_BYTES: usize = 64;
 pub const MAX_SECRET_BYTES: usize = 64 << 10;
 /// All values together; the guest holds them in memory.
 pub const MAX_SECRETS_BYTES: usize = 4 << 20;
+/// PEM text of certificate authorities of one guest: several times what operating systems come with.
+pub const MAX_AUTHORITIES_BYTES: usize = 1 << 20;
+/// Variables that name the file of all authorities, the image's and the host's.
+pub const AUTHORITY_BUNDLE_VARIABLES: [&str; 11] = [
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+    "NIX_SSL_CERT_FILE",
+    "BUNDLE_SSL_CA_CERT",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+];
+/// Variables that name a file of the host's authorities, for programs that have others built in.
+pub const AUTHORITY_EXTRA_VARIABLES: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+/// The variable that names a file of settings for apt.
+pub const AUTHORITY_SETTINGS_VARIABLE: &str = "APT_CONFIG";
 /// Paths of one `FilesOut`, and changes of one `Apply`; more is for several of them.
 pub const MAX_BATCH: usize = 100_000;
 /// Bytes of all paths and link targets of one `FilesOut` or `Apply`: what the agent holds in memory.
@@ -381,6 +401,10 @@ pub enum Operation {
     /// Receive [`SecretItem`] records in `Data` frames; they replace all secrets of the guest. Then `Reply`
     /// [`SecretsInstalled`].
     Secrets,
+    /// Receive PEM text of certificate authorities in `Data` frames, at most [`MAX_AUTHORITIES_BYTES`]; commands that
+    /// begin later trust these beside the image's own. They replace those that were sent before, and none takes them
+    /// away. Then `Reply` `{}`.
+    Authorities,
     /// Wait until something is ready. Answered with [`Readied`]; the host's close ends the wait.
     AwaitReady {
         /// What tells.

@@ -2,6 +2,7 @@
 
 pub(crate) mod byte_size;
 pub(crate) mod command_line;
+pub(crate) mod company;
 pub(crate) mod completion;
 pub(crate) mod demo;
 pub(crate) mod doctor;

@@ -1,7 +1,7 @@
 //! Where things are: the environment, `config.toml` and the place of the executable, read once.
 
 use pyro_core::config::Config;
-use pyro_core::config::{Mirror, RegistryConfig};
+use pyro_core::config::{HostProxy, Mirror, RegistryConfig};
 use pyro_core::faults::Fault;
 use pyro_core::machine::EngineChoice;
 use pyro_core::{Blame, Explain, Problem};
@@ -72,6 +72,15 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// Certificates of this host's authorities, each in DER.
+pub(crate) fn host_authorities() -> Result<Vec<Vec<u8>>, String> {
+    let found = rustls_native_certs::load_native_certs();
+    match found.errors.first() {
+        Some(error) if found.certs.is_empty() => Err(error.to_string()),
+        Some(_) | None => Ok(found.certs.iter().map(|certificate| certificate.to_vec()).collect()),
+    }
+}
+
 fn resolve(
     var: &dyn Fn(&'static str) -> Option<OsString>,
     executable: &Path,
@@ -100,8 +109,20 @@ fn resolve(
         program_path: var("PATH").unwrap_or_default(),
         engine: file.engine,
         registry: registry_config(var, file.registry),
+        host_proxy: host_proxy(var),
         fault: fault(var),
     })
+}
+
+/// The proxy of this host's own programs. All connections of guests go by CONNECT, which is what HTTPS_PROXY is for.
+fn host_proxy(var: &dyn Fn(&'static str) -> Option<OsString>) -> HostProxy {
+    let text = |names: &[&'static str]| {
+        names.iter().find_map(|name| var(name).and_then(|value| value.into_string().ok()))
+    };
+    HostProxy {
+        url: text(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"]),
+        exempt: text(&["NO_PROXY", "no_proxy"]).unwrap_or_default(),
+    }
 }
 
 /// Where tests let this process die. A build for users has no such variable.
@@ -197,6 +218,28 @@ mod tests {
             .collect();
         assert_eq!(shown, [(None, "all.example"), (Some("r.example"), "m.example")]);
         assert_eq!(config.registry.plain_http, ["r.example"]);
+    }
+
+    #[test]
+    fn the_proxy_is_the_one_for_https_and_is_never_shown() {
+        let proxy = |vars: &[(&'static str, &str)]| {
+            resolved(&[&[("HOME", "/h")], vars].concat(), "").unwrap().host_proxy
+        };
+        assert_eq!(proxy(&[]), HostProxy::default());
+        let all = [
+            ("HTTP_PROXY", "http://plain:1"),
+            ("ALL_PROXY", "http://all:1"),
+            ("https_proxy", "http://jo:secret@secure:1"),
+            ("no_proxy", ".corp"),
+        ];
+        let found = proxy(&all);
+        assert_eq!(
+            (found.url.as_deref(), found.exempt.as_str()),
+            (Some("http://jo:secret@secure:1"), ".corp")
+        );
+        assert!(!format!("{found:?}").contains("secret"));
+        assert_eq!(proxy(&all[..2]).url.as_deref(), Some("http://all:1"));
+        assert_eq!(proxy(&all[..1]).url.as_deref(), Some("http://plain:1"));
     }
 
     #[test]

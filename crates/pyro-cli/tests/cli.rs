@@ -41,6 +41,36 @@ fn a_missing_command_is_told_with_an_example() {
 }
 
 #[test]
+fn certificate_authorities_and_proxies_that_cannot_be_are_refused_before_anything_is_made() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("ca.pem");
+    let shown = path.to_str().unwrap();
+    let with_file = |content: &str| {
+        std::fs::write(&path, content).unwrap();
+        let run = refused(&["run", "debian:12", "--ca-file", shown, "--", "true"]);
+        assert_eq!(refused(&["workspace", "create", "debian:12", "--ca-file", shown]), run);
+        run
+    };
+    let told = |text: &str| (Some(1), format!("[error] '{shown}' {text}"));
+    let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
+    assert_eq!(with_file(key), told("holds a private key; give a file with certificates alone"));
+    let nothing = "holds no certificate: it must have blocks that begin with -----BEGIN CERTIFICATE-----";
+    assert_eq!(with_file("hello\n"), told(nothing));
+    let mut pyro = Pyro::new();
+    let create = ["workspace", "create", "debian:12", "--host-proxy", "--network-policy", "egress"];
+    for (url, text) in [
+        ("", "[error] connections are to go through the host's proxy, and the host has none"),
+        ("socks5://jo:s3cret@proxy:1080", "[error] the host's proxy cannot be used"),
+    ] {
+        pyro.variables = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"]
+            .map(|name| (name.to_owned(), url.to_owned()))
+            .to_vec();
+        let ran = pyro.run(&create);
+        assert!(ran.stderr.starts_with(text) && !ran.stderr.contains("s3cret"), "{ran:?}");
+    }
+}
+
+#[test]
 fn usage_errors_exit_with_two() {
     for arguments in [
         &["run", "debian:12", "--no-such-flag", "--", "true"][..],

@@ -125,7 +125,7 @@ fn an_egress_limit_ends_what_goes_on_says_so_and_is_raised_at_once() {
         // The second greeting is cut, the third connection refused.
         let record = exec(&host, &text);
         assert_ne!(record["stdout"], "hello\n");
-        assert_eq!(denials(&record), [(at.as_str(), "")], "{record:#}");
+        assert_eq!(denials(&record), [pair(&at, "")], "{record:#}");
         let denial = &record["network_denials"][0];
         assert_eq!(denial["reason"], "the egress limit is used up");
         assert_eq!(denial["hint"], "a higher --egress-limit");
@@ -164,8 +164,7 @@ fn a_detached_command_keeps_what_it_was_denied_and_open_flows_are_told() {
     let number = started["sequence"].to_string();
     let wait = host.workspace(&["exec", "wait", "w", &number, "--json"]);
     let waited: Value = serde_json::from_str(&wait.stdout).unwrap_or_else(|_| panic!("{wait:?}"));
-    let told = (format!("127.0.0.1:{}", closed.port), closed.rule());
-    let expected = [(told.0.as_str(), told.1.as_str())];
+    let expected = [pair(&format!("127.0.0.1:{}", closed.port), &closed.rule())];
     assert_eq!(denials(&waited), expected);
     assert_eq!(denials(&host.json(&["exec", "list", "w"])["commands"][0]), expected);
     assert_eq!(denials(&host.json(&["exec", "logs", "w", &number])), expected);

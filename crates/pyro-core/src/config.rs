@@ -1,6 +1,7 @@
 //! What a front end decides before anything happens: where things are.
 
 use crate::faults::Fault;
+pub use crate::network::HostProxy;
 pub use pyro_oci::{Mirror, RegistryConfig};
 pub use pyro_vmm::engine::EngineChoice;
 use std::ffi::OsString;
@@ -26,6 +27,8 @@ pub struct Config {
     pub engine: EngineChoice,
     /// Mirrors, plain-http hosts and credentials for pulls.
     pub registry: RegistryConfig,
+    /// The proxy that this host's own programs use.
+    pub host_proxy: HostProxy,
     /// Where this and its supervisor die, for tests.
     #[doc(hidden)]
     pub fault: Option<Fault>,

@@ -1,5 +1,6 @@
 //! Environments as front ends use them: named by text, kept in the configured cache.
 
+use crate::authorities::Authorities;
 use crate::config::Config;
 use crate::exec::ExecRequest;
 use crate::problem::{Blame, Explain, Problem};
@@ -112,11 +113,16 @@ pub async fn remove(config: &Config, name: &str) -> Result<(), EnvironmentError>
 }
 
 /// `request` with what the image wants where the request says nothing: variables, directory, user.
-pub fn with_image_defaults(installed: &Installed, request: ExecRequest) -> ExecRequest {
+pub fn with_image_defaults(
+    installed: &Installed,
+    authorities: &Authorities,
+    request: ExecRequest,
+) -> ExecRequest {
     let image = installed.config();
     let mut env: Vec<(String, String)> =
         image.env.iter().filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
     env.retain(|(key, _)| request.env.iter().all(|(wanted, _)| wanted != key));
+    env.retain(|(key, _)| authorities.is_empty() || !Authorities::is_variable(key));
     env.extend(request.env);
     ExecRequest {
         env,

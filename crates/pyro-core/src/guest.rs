@@ -16,7 +16,9 @@ mod tests;
 mod upload;
 
 pub use apply::{Transaction, apply};
-pub use control::{Frozen, await_ready, freeze, install_secrets, metrics, set_clock, usage};
+pub use control::{
+    Frozen, await_ready, freeze, install_authorities, install_secrets, metrics, set_clock, usage,
+};
 pub use fetch::{FetchedFile, FetchedKind, FilesOut, files_out};
 pub use files::{FileReader, file_mkdir, file_move, file_read, file_remove, file_stat, file_write};
 pub use listing::{Entries, file_list, walk};

@@ -6,6 +6,7 @@
 //!
 //! A machine lives as long as its supervisor, a process that the first command spawns. See [`machine`].
 
+pub mod authorities;
 pub mod config;
 pub mod doctor;
 pub mod environments;

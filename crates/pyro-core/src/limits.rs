@@ -109,6 +109,10 @@ pub const LATE_CLIENT: Duration = Duration::from_millis(1);
 pub const CLIENT_LINGER: Duration = Duration::from_secs(2);
 /// Output kept per stream where a result carries it as a value (`--json`). More is cut and said so.
 pub const CAPTURE_BYTES: usize = 16 << 20;
+/// Certificate authorities of one guest: several times what operating systems come with.
+pub const AUTHORITIES: u64 = 1000;
+/// A file of certificate authorities, with comments; with more the agent would not take its certificates either.
+pub const AUTHORITY_FILE_BYTES: usize = 2 << 20;
 /// The largest message between a client and a supervisor; a console tail is its largest part.
 pub const PACKET_BYTES: usize = 192 << 10;
 

@@ -7,11 +7,13 @@
 //! The machine's disk is a copy-on-write layer without a name over the environment's image: nothing of
 //! it survives the machine.
 
+use crate::authorities::Authorities;
 use crate::config::Config;
 use crate::exec::{self, AgentError, ExecInput, ExecOutput, ExecRequest};
+use crate::guest;
 use crate::guest_bundle::{BundleError, GuestBundle};
 use crate::limits::{self, BOOT_DEADLINE, OutOfRange, POWER_OFF_DEADLINE, SUPERVISOR_DEADLINE};
-use crate::network::{NetworkContacts, NetworkDenials, Policy};
+use crate::network::{HostProxyError, NetworkContacts, NetworkDenials, Policy};
 use crate::packet::{Packet, PacketSocket};
 use crate::places::CONTROL_SOCKET;
 use crate::problem::{Blame, Explain, Problem};
@@ -68,11 +70,24 @@ pub struct MachineRequest {
     pub engine: Option<EngineChoice>,
     /// What its guest may reach; without, it has no interface.
     pub network: Option<Policy>,
+    /// Whether connections to names go through the host's proxy, see [`Config::host_proxy`].
+    pub uses_host_proxy: bool,
+    /// Certificate authorities that its guest trusts beside its image's own.
+    pub authorities: Authorities,
 }
 
 impl Default for MachineRequest {
     fn default() -> Self {
-        Self { vcpu_count: 1, mem_mib: 1024, ttl_seconds: 600, disk_mib: None, engine: None, network: None }
+        Self {
+            vcpu_count: 1,
+            mem_mib: 1024,
+            ttl_seconds: 600,
+            disk_mib: None,
+            engine: None,
+            network: None,
+            uses_host_proxy: false,
+            authorities: Authorities::default(),
+        }
     }
 }
 
@@ -109,6 +124,9 @@ pub enum MachineError {
     /// A number is out of its bounds.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
+    /// The host's proxy is wanted, and cannot be used.
+    #[error(transparent)]
+    HostProxy(#[from] HostProxyError),
     /// There is no guest to boot.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -162,6 +180,7 @@ impl Explain for MachineError {
     fn explain(&self) -> Problem {
         match self {
             Self::OutOfRange(error) => error.explain(),
+            Self::HostProxy(error) => error.explain(),
             Self::Bundle(error) => error.explain(),
             Self::Memory { .. } => Problem::new("not_enough_memory", Blame::Host, self)
                 .with_hint("give the guest less with --mem-mib, or stop other machines"),
@@ -214,6 +233,9 @@ impl Machine {
         let life = Life::OneShot { ttl_seconds: request.ttl_seconds };
         let start = start_request(config, id.as_str(), image.kernel.clone(), request, disk, life)?;
         let (link, started, supervisor) = boot(config, start).await?;
+        if !request.authorities.is_empty() {
+            guest::install_authorities(link.agent().await?, &request.authorities).await?;
+        }
         Ok(Self { id, started, link, supervisor })
     }
 
@@ -277,6 +299,10 @@ pub(crate) fn start_request(
     life: Life,
 ) -> Result<StartRequest, MachineError> {
     let checked = request.checked()?;
+    let proxy = match &request.network {
+        Some(_) if request.uses_host_proxy => Some(config.host_proxy.parse()?),
+        Some(_) | None => None,
+    };
     let bundle = GuestBundle::open(config.guest_bundle_dir.as_deref())?;
     check_memory(request.mem_mib)?;
     Ok(StartRequest {
@@ -290,6 +316,7 @@ pub(crate) fn start_request(
         mem_mib: checked.mem_mib,
         disk,
         network: request.network.clone(),
+        proxy,
         state_dir: config.state_dir.clone(),
         life,
         fault: config.fault.clone(),

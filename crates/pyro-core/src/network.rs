@@ -5,6 +5,7 @@
 
 mod check;
 mod denial;
+mod proxy;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +18,9 @@ use serde::{Deserialize, Serialize};
 pub use check::{CheckError, CheckedAddress, NetworkCheck, check};
 pub(crate) use denial::Memory;
 pub use denial::{NetworkContacts, NetworkDenial, NetworkDenials};
+pub use proxy::{HostProxy, HostProxyError};
 pub use pyro_net::policy::{Limits, Mode, Policy, Protocol, Rule};
-pub use pyro_net::{End, FlowEvent, FlowState, OpenFlow, OpenFlows};
+pub use pyro_net::{End, FlowEvent, FlowState, OpenFlow, OpenFlows, Proxy};
 
 /// Rules that refine a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

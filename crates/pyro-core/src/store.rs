@@ -18,6 +18,7 @@
 //! This module must not know supervisors, running machines or the agent.
 
 mod address;
+mod authorities;
 mod check;
 mod commands;
 mod error;

@@ -70,7 +70,8 @@ fn through_stack(servers: &[SocketAddr], client: &[String]) {
     let policy = Policy { allow, limits, ..Policy::of(Mode::Egress) };
     let (dialer, resolver) = (Box::new(HostDialer), Box::new(HostResolver::new().unwrap()));
     let network =
-        Network::start(policy, tap.recv().unwrap(), dialer, resolver, Box::new(|_: FlowEvent| ())).unwrap();
+        Network::start(policy, None, tap.recv().unwrap(), dialer, resolver, Box::new(|_: FlowEvent| ()))
+            .unwrap();
     go.send(()).unwrap();
     print("stack", &inside.join().unwrap());
     let counters = network.counters();

@@ -35,6 +35,10 @@ pub enum End {
     ResetByServer,
     /// The server refused it.
     Refused,
+    /// The host's proxy refused it.
+    RefusedByProxy,
+    /// The host's proxy cannot be reached, or does not speak as a proxy.
+    ProxyFailed,
     /// No way leads to the server.
     Unreachable,
     /// The name has no address.
@@ -68,6 +72,8 @@ impl fmt::Display for End {
             Self::ResetByGuest => "reset by the guest",
             Self::ResetByServer => "reset by the server",
             Self::Refused => "refused by the server",
+            Self::RefusedByProxy => "denied by the host's proxy",
+            Self::ProxyFailed => "the host's proxy cannot be reached, or is none",
             Self::Unreachable => "unreachable",
             Self::NoSuchName => "the name has no address",
             Self::TimedOut => "timed out",
@@ -91,6 +97,29 @@ pub enum Subject {
     Name,
 }
 
+/// What a proxy said to a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Proxied {
+    /// The HTTP status with which it refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub status: Option<u16>,
+}
+
+impl Proxied {
+    /// What a refusal of it means, in words.
+    #[must_use]
+    pub fn refusal(self) -> String {
+        match self.status {
+            Some(407) => "denied by the host's proxy: it wants other credentials (407)".to_owned(),
+            Some(status @ 500..) => {
+                format!("denied by the host's proxy: it could not reach the server ({status})")
+            }
+            Some(status) => format!("denied by the host's proxy: it does not connect there ({status})"),
+            None => End::RefusedByProxy.to_string(),
+        }
+    }
+}
+
 /// The record of one flow, or of a name that was not told: one line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowEvent {
@@ -109,6 +138,9 @@ pub struct FlowEvent {
     /// The address that was dialled or decided on.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub dialled: Option<SocketAddr>,
+    /// That it went by its name through the host's proxy, and what that said; then there is no address.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub proxied: Option<Proxied>,
     /// Under which names the guest got the address; a question's own.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub names: Vec<Name>,

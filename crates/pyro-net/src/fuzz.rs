@@ -14,6 +14,7 @@ use crate::guest::{GATEWAY_MAC, GUEST_V4, GUEST_V6};
 use crate::limits;
 use crate::opening::{self, Expected, Requests};
 use crate::policy::{Mode, Name, Policy, PolicyFile, Rule};
+use crate::proxy::{self, Proxy};
 use crate::stack::{Setup, Stack};
 
 /// Servers that say one thing; every other one hangs up after it, and the last few of the rest stay.
@@ -94,7 +95,9 @@ pub fn fuzz_frames(bytes: &[u8]) {
     });
     policy.allow.extend("*.a".parse::<Rule>());
     policy.allow.extend("1.2.3.4".parse::<Rule>());
-    let setup = Setup { policy, epoch: Duration::ZERO, seed: 1 };
+    let is_proxied = bytes.first().is_some_and(|byte| byte & 2 == 2);
+    let proxy = is_proxied.then(|| Proxy::parse("http://a:b@1.2.3.5:3128", ".b").ok()).flatten();
+    let setup = Setup { policy, proxy, epoch: Duration::ZERO, seed: 1 };
     let sink = |event: FlowEvent| assert!(!event.to_json_line().is_empty());
     let stack =
         Stack::new(setup, link, Box::new(Nobody(Vec::new(), 0)), Box::new(Names::default()), Box::new(sink));
@@ -212,11 +215,13 @@ pub fn fuzz_names(bytes: &[u8]) {
     let _ = opening::inspect(Expected::Tls, bytes);
     let _ = opening::inspect(Expected::Http, bytes);
     fuzz_requests(bytes);
+    let _ = proxy::inspect(bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {
         if let Ok(rule) = text.parse::<Rule>() {
             assert_eq!(rule.to_string().parse::<Rule>().as_ref(), Ok(&rule));
         }
         let _ = PolicyFile::parse(text);
+        let _ = Proxy::parse(text, text);
     }
 }
 

@@ -2,7 +2,8 @@
 //! one descriptor and the host's sockets.
 //!
 //! Knows nothing of machines, workspaces, the command line or the agent. Who uses it hands in the link's descriptor,
-//! a [`Policy`], who dials ([`Dialer`]) and who resolves names ([`Resolver`]), and gets one [`FlowEvent`] a flow.
+//! a [`Policy`], perhaps a [`Proxy`], who dials ([`Dialer`]) and who resolves names ([`Resolver`]), and gets one
+//! [`FlowEvent`] a flow.
 
 pub mod address;
 pub mod dialer;
@@ -18,12 +19,14 @@ pub mod opening;
 mod packet;
 pub mod policy;
 mod poller;
+pub mod proxy;
 pub mod stack;
 
 pub use dialer::{Dialer, HostDialer};
 pub use dns::{HostResolver, Resolver};
-pub use event::{End, EventSink, FlowEvent, FlowState, OpenFlow, OpenFlows, Subject};
+pub use event::{End, EventSink, FlowEvent, FlowState, OpenFlow, OpenFlows, Proxied, Subject};
 pub use network::Network;
 pub use packet::Dropped;
 pub use policy::{Mode, Policy, Rule};
+pub use proxy::{Proxy, ProxyError};
 pub use stack::{Setup, Stack, Turn};

@@ -55,6 +55,14 @@ pub const PUMP_BYTES: usize = 512 << 10;
 
 /// How long an upstream connection may take.
 pub const DIAL: Duration = Duration::from_secs(30);
+/// How long a proxy may take to answer, from its accept on: it dials as long as we would, and then some.
+pub const PROXY: Duration = Duration::from_secs(45);
+/// What a proxy may answer before its connection is the guest's: long tickets and cookies fit.
+pub const MAX_PROXY_HEAD_BYTES: usize = 16 << 10;
+/// A proxy's URL with a long password.
+pub const MAX_PROXY_URL_BYTES: usize = 2048;
+/// The list of names that go past a proxy: hundreds. Each new flow is held against all of them.
+pub const MAX_PROXY_EXEMPT_BYTES: usize = 16 << 10;
 /// How long a guest may take to answer our SYN-ACK.
 pub const HANDSHAKE: Duration = Duration::from_secs(20);
 /// How long a guest may leave data unacknowledged and everything else unsaid.

@@ -14,6 +14,7 @@ use crate::dialer::Dialer;
 use crate::dns::Resolver;
 use crate::event::{EventSink, OpenFlows};
 use crate::policy::Policy;
+use crate::proxy::Proxy;
 use crate::stack::{Counters, Setup, Stack, Turn};
 
 /// The running network of one machine. It ends when it is dropped, or when the other end of its link does.
@@ -51,9 +52,10 @@ impl Orders {
 }
 
 impl Network {
-    /// Starts the network of a machine on `link`.
+    /// Starts the network of a machine on `link`. Its connections to names go through `proxy`, if one is given.
     pub fn start(
         policy: Policy,
+        proxy: Option<Proxy>,
         link: OwnedFd,
         dialer: Box<dyn Dialer>,
         resolver: Box<dyn Resolver>,
@@ -62,7 +64,7 @@ impl Network {
         let mut seed = [0; 8];
         getrandom(&mut seed, GetRandomFlags::empty())?;
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let setup = Setup { policy, epoch, seed: u64::from_ne_bytes(seed) };
+        let setup = Setup { policy, proxy, epoch, seed: u64::from_ne_bytes(seed) };
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let orders = Arc::new(Orders { wake, state: Mutex::default() });
         let stack = Stack::new(setup, link, dialer, resolver, sink)?;
@@ -182,7 +184,8 @@ mod tests {
         let resolver = Box::new(HostResolver::new().unwrap());
         let sink = Box::new(|_: FlowEvent| ());
         let network =
-            Network::start(Policy::of(Mode::Egress), link, Box::new(HostDialer), resolver, sink).unwrap();
+            Network::start(Policy::of(Mode::Egress), None, link, Box::new(HostDialer), resolver, sink)
+                .unwrap();
         (network, cable)
     }
 

@@ -6,6 +6,7 @@
 mod decide;
 mod encrypted_dns;
 mod name;
+mod named;
 mod ports;
 mod rule;
 

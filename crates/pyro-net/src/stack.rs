@@ -12,6 +12,7 @@ mod frames;
 mod names;
 mod open;
 mod plan;
+mod proxied;
 mod record;
 mod table;
 mod tcp;
@@ -32,6 +33,7 @@ use crate::packet::Dropped;
 use crate::packet::fragments::Fragments;
 use crate::policy::{Policy, Protocol};
 use crate::poller::{Poller, Ready};
+use crate::proxy::Proxy;
 use bucket::Bucket;
 use connection::Connection;
 use datagrams::Datagrams;
@@ -48,6 +50,8 @@ const RESOLVER_TOKEN: u64 = u64::MAX - 1;
 pub struct Setup {
     /// What the guest may reach.
     pub policy: Policy,
+    /// Through whom connections to names go, if through anybody.
+    pub proxy: Option<Proxy>,
     /// The Unix time at which the stack's own clock says zero.
     pub epoch: Duration,
     /// What sequence numbers are made from.
@@ -109,6 +113,7 @@ pub struct Stack {
     dialer: Box<dyn Dialer>,
     resolver: Box<dyn Resolver>,
     policy: Policy,
+    proxy: Option<Proxy>,
     recorder: Recorder,
     fragments: Fragments,
     flows: Table<Flow>,
@@ -161,6 +166,7 @@ impl Stack {
             new_flows: Bucket::new(policy.limits.syn_per_second),
             replies: Bucket::new(limits::REPLIES_PER_SECOND),
             policy,
+            proxy: setup.proxy,
             recorder: Recorder::new(sink, setup.epoch),
             fragments: Fragments::default(),
             flows: Table::default(),

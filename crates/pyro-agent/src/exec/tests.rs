@@ -67,7 +67,8 @@ impl Host {
         let (host, agent) = UnixStream::pair().unwrap();
         host.set_read_timeout(Some(PATIENCE)).unwrap();
         let staging = crate::staging::Staging::new("/nonexistent/staging");
-        let server = Server::new(Executor { reaper: reaper(), cgroups, secrets }, staging);
+        let authorities = Authorities::new("/nonexistent", "/nonexistent");
+        let server = Server::new(Executor { reaper: reaper(), cgroups, secrets, authorities }, staging);
         let agent = std::thread::spawn(move || server.serve(Connection::new(agent.into())));
         let mut host = Self { socket: host, decoder: Decoder::new(), agent, credit: 0 };
         host.send(

@@ -78,6 +78,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         Just(Operation::Metrics),
         Just(Operation::Freeze),
         Just(Operation::Secrets),
+        Just(Operation::Authorities),
         file_operation(),
         ".{0,40}".prop_map(|path| Operation::TreeOut { path }),
         ".{0,40}".prop_map(|path| Operation::TreeIn { path }),

@@ -1,6 +1,7 @@
 mod plan;
 
 use super::command_line::{CommandLine, CommandLineError};
+use crate::commands::company::{AuthorityArgs, AuthorityArgumentError, ProxyArgs};
 use crate::commands::engine::parse_engine;
 use crate::commands::network::{LimitArgs, NETWORK_POLICIES, RuleArgs, RuleArgumentError};
 use crate::output::{self, Format};
@@ -26,6 +27,7 @@ const EXAMPLE: &str = "pyro run debian:12 -- git --version";
   echo hello | pyro run debian:12 --stdin -- cat
   pyro run -t debian:12 -- bash
   pyro run debian:12 --network --allow-only '*.debian.org:80' -- apt-get update
+  pyro run debian:12 --network --host-ca --host-proxy -- git clone https://git.example.com/project
   pyro run debian:12 --network --observe -- git clone https://git.example.com/project")]
 pub(crate) struct Run {
     /// An environment of the catalog (`pyro env list`), or an OCI image: REGISTRY/NAME:TAG, oci:DIRECTORY.
@@ -60,6 +62,10 @@ pub(crate) struct Run {
     rules: RuleArgs,
     #[command(flatten)]
     limit: LimitArgs,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+    #[command(flatten)]
+    authorities: AuthorityArgs,
     /// Say afterwards what was reached, as the rules that open it and nothing else.
     #[arg(long, requires = "network")]
     observe: bool,
@@ -81,6 +87,8 @@ enum RunArgumentError {
     #[error(transparent)]
     Rules(#[from] RuleArgumentError),
     #[error(transparent)]
+    Authorities(#[from] AuthorityArgumentError),
+    #[error(transparent)]
     OutOfRange(#[from] limits::OutOfRange),
     #[error(transparent)]
     Command(#[from] CommandLineError),
@@ -91,6 +99,7 @@ impl Explain for RunArgumentError {
         match self {
             Self::Policy(error) => error.explain(),
             Self::Rules(error) => error.explain(),
+            Self::Authorities(error) => error.explain(),
             Self::OutOfRange(error) => error.explain(),
             Self::Command(error) => error.explain(),
         }
@@ -114,6 +123,8 @@ impl Run {
             disk_mib: self.disk_mib,
             engine: self.engine,
             network: self.policy()?,
+            uses_host_proxy: self.proxy.host_proxy,
+            authorities: self.authorities.read()?,
         };
         machine.check()?;
         let command = self.command_line.check(EXAMPLE)?;

@@ -16,16 +16,19 @@ use std::time::{Duration, Instant};
 /// A `pyro` with a state directory of its own and the caller's environments and guest bundle.
 pub(crate) struct Pyro {
     pub(crate) state: tempfile::TempDir,
+    /// Variables for every command, beside the test's own.
+    pub(crate) variables: Vec<(String, String)>,
 }
 
 impl Pyro {
     pub(crate) fn new() -> Self {
-        Self { state: tempfile::tempdir().unwrap() }
+        Self { state: tempfile::tempdir().unwrap(), variables: Vec::new() }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pyro"));
         command.args(arguments).env("PYRO_STATE_DIR", self.state.path()).stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -2,6 +2,7 @@
 
 use super::upload::Upload;
 use super::{ask, lie};
+use crate::authorities::Authorities;
 use crate::exec::{AgentError, AgentStream};
 use pyro_agent::wire::{
     self, FREEZE_LIMIT_MS, Failure, FailureCode, FrameKind, MAX_SECRET_BYTES, MAX_SECRETS, MAX_SECRETS_BYTES,
@@ -13,6 +14,13 @@ use tokio::net::UnixStream;
 
 #[derive(serde::Deserialize)]
 struct Done {}
+
+/// Gives the guest certificate authorities in place of those that it was given before.
+pub async fn install_authorities(stream: UnixStream, authorities: &Authorities) -> Result<(), AgentError> {
+    let mut upload = Upload::<Done>::start(stream, Operation::Authorities).await?;
+    upload.send(authorities.pem().as_bytes()).await?;
+    upload.finish().await.map(|Done {}| ())
+}
 
 /// A guest whose root file system is flushed and still. Dropping this thaws it as well.
 pub struct Frozen {

@@ -3,7 +3,7 @@
 use crate::limits::CHECKED_ADDRESSES;
 use crate::problem::{Blame, Explain, Problem};
 use pyro_net::policy::{Decision, Flow, Name, NameError, Policy, Protocol, Rule};
-use pyro_net::{Dialer, HostDialer};
+use pyro_net::{Dialer, HostDialer, Proxy};
 use serde::Serialize;
 use std::net::{IpAddr, ToSocketAddrs};
 
@@ -38,7 +38,7 @@ impl Explain for CheckError {
 pub struct NetworkCheck {
     /// As it was understood: `PROTOCOL://HOST:PORT`.
     pub destination: String,
-    /// Whether all of it may be reached.
+    /// Whether it may be reached: a name, at one of its addresses at least.
     pub allowed: bool,
     /// Why, in words.
     pub reason: String,
@@ -48,6 +48,8 @@ pub struct NetworkCheck {
     pub allow_with: Option<Rule>,
     /// The name's addresses as this host resolves it now, each with its own decision.
     pub addresses: Vec<CheckedAddress>,
+    /// The host's proxy, where the connection would go through it, which finds the address then.
+    pub proxy: Option<String>,
 }
 
 /// What a policy says of one address.
@@ -71,14 +73,15 @@ struct Destination {
     port: u16,
 }
 
-/// Decides on `text`, `HOST:PORT` or a URL. A name that may be asked for is looked up as the host does; nothing
-/// else is sent.
-pub fn check(policy: &Policy, text: &str) -> Result<NetworkCheck, CheckError> {
-    check_with(policy, text, &mut HostDialer, &look_up)
+/// Decides on `text`, `HOST:PORT` or a URL. A name that may be asked for is looked up as the host does, but not one
+/// that goes through `proxy`; nothing else is sent.
+pub fn check(policy: &Policy, proxy: Option<&Proxy>, text: &str) -> Result<NetworkCheck, CheckError> {
+    check_with(policy, proxy, text, &mut HostDialer, &look_up)
 }
 
 pub(super) fn check_with(
     policy: &Policy,
+    proxy: Option<&Proxy>,
     text: &str,
     dialer: &mut dyn Dialer,
     look_up: &dyn Fn(&str) -> Vec<IpAddr>,
@@ -96,6 +99,10 @@ pub(super) fn check_with(
     if !known.is_allowed() {
         return Ok(NetworkCheck { allow_with: smallest(&to, &known), ..told(&to, &known, Vec::new()) });
     }
+    if let Some(proxy) = proxy.filter(|proxy| to.protocol == Protocol::Tcp && proxy.carries(&name, to.port)) {
+        let decision = policy.decide_named(to.protocol, &name, to.port);
+        return Ok(NetworkCheck { proxy: Some(proxy.to_string()), ..told(&to, &decision, Vec::new()) });
+    }
     let decisions: Vec<(IpAddr, Decision)> = look_up(name.as_str())
         .into_iter()
         .take(CHECKED_ADDRESSES)
@@ -109,9 +116,15 @@ pub(super) fn check_with(
         allow_with: decision.smallest_rule_that_would_allow.clone(),
     });
     let addresses: Vec<CheckedAddress> = addresses.collect();
-    // One that is denied tells more than those that are not.
-    let first = decisions.iter().find(|(_, decision)| !decision.is_allowed()).or(decisions.first());
+    // Guests are told only addresses that they may reach, so one of these is enough.
+    let first = decisions.iter().find(|(_, decision)| decision.is_allowed()).or(decisions.first());
     Ok(match first {
+        Some((_, decision)) if decision.is_allowed() && addresses.iter().any(|one| !one.allowed) => {
+            NetworkCheck {
+                reason: format!("{decision}, but not at each of its addresses"),
+                ..told(&to, decision, addresses)
+            }
+        }
         Some((_, decision)) => told(&to, decision, addresses),
         None => NetworkCheck {
             reason: format!("{known}, but this host finds no address for it"),
@@ -136,6 +149,7 @@ fn told(to: &Destination, decision: &Decision, addresses: Vec<CheckedAddress>) -
         rule: decision.rule.clone(),
         allow_with: decision.smallest_rule_that_would_allow.clone(),
         addresses,
+        proxy: None,
     }
 }
 

@@ -52,7 +52,7 @@ impl NetworkDenial {
         Some(Self {
             protocol,
             destination,
-            address: (!is_question).then_some(at),
+            address: (!is_question && event.proxied.is_none()).then_some(at),
             reason: reason(event),
             rule: event.rule.clone(),
             allow_with: event.smallest_rule_that_would_allow.clone(),
@@ -70,6 +70,7 @@ impl NetworkDenial {
 fn reason(event: &FlowEvent) -> String {
     let text = match (event.end, event.reason) {
         (End::Denied, Some(reason)) => decision_text(reason, event.rule.clone()),
+        (End::RefusedByProxy, _) => event.proxied.unwrap_or_default().refusal(),
         (end, _) => end.to_string(),
     };
     let plain = text.strip_prefix("denied").map(|rest| rest.trim_start_matches([':', ' ']).to_owned());
@@ -177,7 +178,9 @@ pub struct NetworkContacts {
 impl NetworkContacts {
     fn note(&mut self, event: &FlowEvent) {
         self.truncated |= event.left_out > 0;
-        let Some(at) = event.dialled.filter(|_| event.verdict == Verdict::Allow) else { return };
+        // What went through a proxy has a name, and its port is the guest's.
+        let at = event.dialled.or(event.proxied.map(|_| event.destination));
+        let Some(at) = at.filter(|_| event.verdict == Verdict::Allow) else { return };
         let host = match (event.names.first(), at.ip()) {
             (Some(name), _) => name.to_string(),
             (None, IpAddr::V4(address)) => address.to_string(),

@@ -3,7 +3,7 @@ use super::denial::Memory;
 use super::*;
 use crate::limits::{REMEMBERED_DENIALS, TOLD_DENIALS};
 use pyro_net::Dialer;
-use pyro_net::event::Subject;
+use pyro_net::event::{Proxied, Subject};
 use pyro_net::policy::{Reason, Verdict};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -43,10 +43,11 @@ impl Dialer for Nobody {
 fn checked(rules: &NetworkRules, text: &str) -> Result<NetworkCheck, CheckError> {
     let look_up = |name: &str| match name {
         "public.example" => vec!["9.9.9.9".parse().unwrap()],
-        "inside.example" => vec!["9.9.9.9".parse().unwrap(), "10.0.0.5".parse().unwrap()],
+        "inside.example" => vec!["10.0.0.5".parse().unwrap()],
+        "both.example" => vec!["9.9.9.9".parse().unwrap(), "10.0.0.5".parse().unwrap()],
         _ => Vec::new(),
     };
-    check_with(&enforced(NetworkPolicy::Egress, rules), text, &mut Nobody, &look_up)
+    check_with(&enforced(NetworkPolicy::Egress, rules), None, text, &mut Nobody, &look_up)
 }
 
 #[test]
@@ -148,6 +149,7 @@ fn denied(number: u16) -> FlowEvent {
         source: "198.19.255.2:40000".parse().unwrap(),
         destination,
         dialled: Some(destination),
+        proxied: None,
         names: Vec::new(),
         verdict: Verdict::Deny,
         reason: Some(Reason::NotPublic(pyro_net::address::Kind::Private)),
@@ -280,10 +282,16 @@ fn a_check_names_the_rule_that_decides_and_the_smallest_that_would_allow() {
         (private.allowed, private.allow_with.unwrap().to_string()),
         (false, "tcp://10.0.0.5:5432".to_owned())
     );
-    // One address that is not public is told, though the other one is.
     let inside = checked(&none, "https://user@inside.example").unwrap();
-    assert_eq!(inside.allow_with.as_ref().unwrap().to_string(), "tcp://inside.example:443");
-    assert_eq!(inside.addresses.iter().map(|one| one.allowed).collect::<Vec<_>>(), [true, false]);
+    let rule = |rule: &Option<Rule>| rule.as_ref().map(ToString::to_string);
+    assert_eq!(rule(&inside.allow_with).unwrap(), "tcp://inside.example:443");
+    assert!(inside.reason.contains("its address is not public (private)"), "{}", inside.reason);
+    // The guest is told of the address that it may reach, and of that one alone.
+    let both = checked(&none, "https://both.example").unwrap();
+    assert_eq!((both.allowed, rule(&both.allow_with)), (true, None));
+    assert_eq!(both.reason, "allowed by the policy egress, but not at each of its addresses");
+    assert_eq!(both.addresses.iter().map(|one| one.allowed).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(rule(&both.addresses[1].allow_with).unwrap(), "tcp://both.example:443");
     assert!(allowed(&rules(&["tcp://inside.example:443"], &[], &[]), "https://inside.example"));
     let list = rules(&[], &["api.example"], &[]);
     let other = checked(&list, "http://public.example:8080/").unwrap();
@@ -300,6 +308,54 @@ fn a_check_names_the_rule_that_decides_and_the_smallest_that_would_allow() {
     assert!(!allowed(&none, "9.9.9.9:853") && allowed(&rules(&["9.9.9.9:853"], &[], &[]), "9.9.9.9:853"));
     let nowhere = checked(&none, "http://nowhere.example").unwrap();
     assert!(nowhere.reason.ends_with("this host finds no address for it"), "{}", nowhere.reason);
+}
+
+#[test]
+fn a_check_of_a_name_that_goes_through_the_proxy_asks_nobody_for_its_address() {
+    let proxy =
+        HostProxy { url: Some("http://jo:secret@proxy.corp:3128".into()), exempt: ".past.example".into() };
+    let proxy = proxy.parse().unwrap();
+    let check = |rules: &NetworkRules, text: &str| {
+        let policy = enforced(NetworkPolicy::Egress, rules);
+        let look_up = |name: &str| match name {
+            "in.past.example" => vec!["10.0.0.5".parse().unwrap()],
+            _ => panic!("{name} was looked up"),
+        };
+        check_with(&policy, Some(&proxy), text, &mut Nobody, &look_up).unwrap()
+    };
+    let none = NetworkRules::default();
+    let through = check(&none, "https://far.example");
+    assert_eq!((through.allowed, through.proxy.as_deref()), (true, Some("proxy.corp:3128")));
+    let closed = check(&rules(&[], &[], &["*.example:443"]), "https://far.example");
+    assert_eq!(
+        (closed.allowed, closed.allow_with.unwrap().to_string()),
+        (false, "tcp://far.example:443".into())
+    );
+    for past in ["https://in.past.example", "10.0.0.5:443"] {
+        let past = check(&none, past);
+        assert_eq!((past.allowed, past.proxy), (false, None));
+    }
+    assert!(matches!(HostProxy::default().parse(), Err(HostProxyError::None)));
+}
+
+#[test]
+fn what_a_proxy_refuses_is_told_as_denied_by_it() {
+    let event = FlowEvent {
+        dialled: None,
+        destination: "198.18.1.0:443".parse().unwrap(),
+        proxied: Some(Proxied { status: Some(403) }),
+        names: vec!["far.example".parse().unwrap()],
+        reason: Some(Reason::Public),
+        smallest_rule_that_would_allow: None,
+        end: End::RefusedByProxy,
+        ..denied(443)
+    };
+    let told = "denied tcp far.example:443: by the host's proxy: it does not connect there (403) rule=none";
+    assert_eq!(NetworkDenial::of(&event).unwrap().to_string(), told);
+    let mut memory = Memory::default();
+    memory.note(&FlowEvent { verdict: Verdict::Allow, end: End::Finished, ..event });
+    let reached = memory.contacts().rules;
+    assert_eq!(reached.iter().map(ToString::to_string).collect::<Vec<_>>(), ["tcp://far.example:443"]);
 }
 
 #[test]

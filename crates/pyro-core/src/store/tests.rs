@@ -10,6 +10,7 @@ mod shells;
 mod workspaces;
 
 use super::*;
+use crate::authorities::Authorities;
 use crate::network::NetworkRules;
 use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
@@ -83,6 +84,8 @@ fn new_workspace(number: u8) -> NewWorkspace {
         ttl_seconds: 600,
         network_policy: NetworkPolicy::Off,
         network_rules: NetworkRules::default(),
+        uses_host_proxy: false,
+        authorities: Authorities::default(),
         image: ImageDefaults::default(),
         seed: Seed {
             mode: SeedMode::Empty,

@@ -3,7 +3,11 @@
 use super::ids::{LayerId, WorkspaceId};
 use super::row::{self, Damaged, Fields};
 use super::values::{LayerState, NetworkPolicy, SecretSource, SeedMode, SnapshotKind, WorkspaceState};
-use super::{Durability, Millis, NameError, StateStore, StoreError, address, layers, life, names, snapshots};
+use super::{
+    Durability, Millis, NameError, StateStore, StoreError, address, authorities, layers, life, names,
+    snapshots,
+};
+use crate::authorities::{Authorities, AuthoritySource};
 use crate::network::{NetworkRules, NetworkUpdate};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
@@ -41,6 +45,10 @@ pub struct Workspace {
     pub network_policy: NetworkPolicy,
     /// What refines that.
     pub network_rules: NetworkRules,
+    /// Whether its connections to names go through the host's proxy.
+    pub uses_host_proxy: bool,
+    /// Where its certificate authorities came from, see [`StateStore::authorities`].
+    pub authorities: Vec<AuthoritySource>,
     /// What commands get where the caller says nothing.
     pub image: ImageDefaults,
     /// What it was filled with.
@@ -143,6 +151,10 @@ pub struct NewWorkspace {
     pub network_policy: NetworkPolicy,
     /// See [`Workspace::network_rules`].
     pub network_rules: NetworkRules,
+    /// See [`Workspace::uses_host_proxy`].
+    pub uses_host_proxy: bool,
+    /// What its guest trusts beside its image's own.
+    pub authorities: Authorities,
     /// See [`Workspace::image`].
     pub image: ImageDefaults,
     /// The source; its counts may come with [`StateStore::finish_create`].
@@ -199,7 +211,7 @@ impl NameChange {
 }
 
 /// Changes of name, labels and network.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkspaceUpdate {
     /// The name.
     pub name: Option<NameChange>,
@@ -209,6 +221,15 @@ pub struct WorkspaceUpdate {
     pub clear_labels: BTreeSet<String>,
     /// What the guest may reach.
     pub network: NetworkUpdate,
+    /// Whether its connections to names go through the host's proxy.
+    pub uses_host_proxy: Option<bool>,
+}
+
+impl WorkspaceUpdate {
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl StateStore {
@@ -229,9 +250,9 @@ impl StateStore {
                 "INSERT INTO workspaces (id, name, environment, environment_version, base_key, base_rootfs, kernel, \
                     vcpu_count, mem_mib, disk_mib, ttl_seconds, network_policy, image, seed_mode, seed_path, \
                     seed_destination, seed_entry_count, seed_bytes_written, top_layer, state, created_at, \
-                    last_activity_at, expires_at, network_rules) \
+                    last_activity_at, expires_at, network_rules, uses_host_proxy) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
-                    ?21, ?21, ?22, ?23)",
+                    ?21, ?21, ?22, ?23, ?24)",
                 params![
                     new.id,
                     name,
@@ -256,9 +277,11 @@ impl StateStore {
                     now,
                     life::expiry(row::stored(new.ttl_seconds), now),
                     stored_rules(&new.network_rules),
+                    new.uses_host_proxy,
                 ],
             )?;
             insert_labels(tx, new.id, &labels)?;
+            authorities::put(tx, new.id, &new.authorities)?;
             for (name, secret) in secrets.iter().zip(&new.secrets) {
                 tx.execute(
                     "INSERT INTO secrets (workspace, name, source_kind) VALUES (?1, ?2, ?3)",
@@ -315,6 +338,21 @@ impl StateStore {
         self.read(select_all)
     }
 
+    /// Puts certificate authorities in place of those that the workspace has.
+    pub fn set_authorities(
+        &self,
+        id: WorkspaceId,
+        authorities: &Authorities,
+        now: Millis,
+    ) -> Result<Workspace, StoreError> {
+        self.write(Durability::Disk, |tx| {
+            life::require_state(tx, id, &[WorkspaceState::Started, WorkspaceState::Stopped])?;
+            authorities::put(tx, id, authorities)?;
+            life::renew(tx, id, now)?;
+            require(tx, id)
+        })
+    }
+
     /// Changes name, labels and network.
     pub fn update(
         &self,
@@ -339,12 +377,15 @@ impl StateStore {
             let labels = names::labels(&labels)?;
             let (policy, rules) = update.network.apply(old.network_policy, &old.network_rules)?;
             let is_same_network = policy == old.network_policy && rules == old.network_rules;
+            let uses_host_proxy = update.uses_host_proxy.unwrap_or(old.uses_host_proxy);
+            let is_same_network = is_same_network && uses_host_proxy == old.uses_host_proxy;
             if name == old.name && labels == old.labels && is_same_network {
                 return Err(StoreError::NothingToChange);
             }
             tx.execute(
-                "UPDATE workspaces SET name = ?2, network_policy = ?3, network_rules = ?4 WHERE id = ?1",
-                params![id, name, policy, stored_rules(&rules)],
+                "UPDATE workspaces SET name = ?2, network_policy = ?3, network_rules = ?4, uses_host_proxy = ?5 \
+                 WHERE id = ?1",
+                params![id, name, policy, stored_rules(&rules), uses_host_proxy],
             )?;
             tx.execute("DELETE FROM labels WHERE workspace = ?1", [id])?;
             insert_labels(tx, id, &labels)?;
@@ -388,6 +429,11 @@ pub(super) fn require(tx: &Transaction<'_>, id: WorkspaceId) -> Result<Workspace
     while let Some(row) = rows.next()? {
         workspace.secrets.push(parse_secret(&Fields::new(row, "workspace"))?);
     }
+    let mut trusted = tx.prepare("SELECT workspace, sources FROM authorities WHERE workspace = ?1")?;
+    let mut rows = trusted.query([id])?;
+    while let Some(row) = rows.next()? {
+        workspace.authorities = authorities::sources(&Fields::new(row, "workspace"))?;
+    }
     Ok(workspace)
 }
 
@@ -429,10 +475,19 @@ pub(super) fn select_all(tx: &Transaction<'_>) -> Result<Vec<Result<Workspace, D
             Ok(())
         });
     }
+    let mut trusted = tx.prepare("SELECT workspace, sources FROM authorities")?;
+    let mut rows = trusted.query([])?;
+    while let Some(row) = rows.next()? {
+        let fields = Fields::new(row, "workspace");
+        of_row(&fields, &mut |workspace| {
+            workspace.authorities = authorities::sources(&fields)?;
+            Ok(())
+        });
+    }
     Ok(list)
 }
 
-/// Everything but labels and secrets, which are in tables of their own.
+/// Everything but labels, secrets and authorities, which are in tables of their own.
 fn parse(fields: &Fields<'_>) -> Result<Workspace, Damaged> {
     let image: String = fields.get("image")?;
     let network_rules: String = fields.get("network_rules")?;
@@ -452,6 +507,8 @@ fn parse(fields: &Fields<'_>) -> Result<Workspace, Damaged> {
         network_policy: fields.get("network_policy")?,
         network_rules: serde_json::from_str(&network_rules)
             .map_err(|error| fields.damaged("network_rules", error))?,
+        uses_host_proxy: fields.get("uses_host_proxy")?,
+        authorities: Vec::new(),
         image: serde_json::from_str(&image).map_err(|error| fields.damaged("image", error))?,
         seed: Seed {
             mode: fields.get("seed_mode")?,

@@ -202,7 +202,10 @@ impl Running {
         let network = match (request.network.clone(), link) {
             (Some(policy), Some(link)) => {
                 let log = request.network_log();
-                Some(GuestNetwork::start(policy, link, log.as_deref()).map_err(StartError::Network)?)
+                Some(
+                    GuestNetwork::start(policy, request.proxy.clone(), link, log.as_deref())
+                        .map_err(StartError::Network)?,
+                )
             }
             (Some(_), None) | (None, _) => None,
         };

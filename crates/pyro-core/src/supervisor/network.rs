@@ -1,7 +1,7 @@
 //! A machine's network: a stack on a thread of its own, what it denied, and the log of what it carried.
 
 use crate::limits::{FLOW_RECORDS_WAITING, SUPERVISOR_DEADLINE, TOLD_OPEN_FLOWS};
-use crate::network::{FlowEvent, Memory, NetworkContacts, NetworkDenials, OpenFlows, Policy};
+use crate::network::{FlowEvent, Memory, NetworkContacts, NetworkDenials, OpenFlows, Policy, Proxy};
 use crate::service_logs::LogWriter;
 use crate::supervisor::detached::Later;
 use crate::supervisor::protocol::Answer;
@@ -84,8 +84,13 @@ struct Log {
 }
 
 impl GuestNetwork {
-    /// Puts `policy` in force on the network's end of a cable; `log` is the directory to record flows in.
-    pub(super) fn start(policy: Policy, link: OwnedFd, log: Option<&Path>) -> io::Result<Self> {
+    /// Puts `policy` in force on the network's end of a cable, and `proxy` in between; `log` is the directory to record flows in.
+    pub(super) fn start(
+        policy: Policy,
+        proxy: Option<Proxy>,
+        link: OwnedFd,
+        log: Option<&Path>,
+    ) -> io::Result<Self> {
         let memory = Arc::new(Mutex::new(Memory::default()));
         let (log, lines) = match log.map(Log::open).transpose()? {
             Some((log, lines)) => (Some(log), Some(lines)),
@@ -100,7 +105,8 @@ impl GuestNetwork {
             }
         };
         let resolver = HostResolver::new()?;
-        let network = Network::start(policy, link, Box::new(HostDialer), Box::new(resolver), Box::new(sink))?;
+        let network =
+            Network::start(policy, proxy, link, Box::new(HostDialer), Box::new(resolver), Box::new(sink))?;
         Ok(Self { network: Some(network), memory, log })
     }
 

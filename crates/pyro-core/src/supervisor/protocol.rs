@@ -6,7 +6,7 @@
 use super::shells::{ShellAnswer, ShellRequest};
 use crate::exec::ExecRequest;
 use crate::faults::Fault;
-use crate::network::{NetworkContacts, NetworkDenials, OpenFlows, Policy};
+use crate::network::{NetworkContacts, NetworkDenials, OpenFlows, Policy, Proxy};
 use crate::places::Places;
 use crate::problem::Problem;
 use crate::services::ServiceSpec;
@@ -161,6 +161,8 @@ pub(crate) struct StartRequest {
     pub(crate) disk: DiskRequest,
     /// What its guest may reach; without, it has no interface.
     pub(crate) network: Option<Policy>,
+    /// Through whom its connections to names go.
+    pub(crate) proxy: Option<Proxy>,
     /// Private state of machines.
     pub(crate) state_dir: PathBuf,
     pub(crate) life: Life,

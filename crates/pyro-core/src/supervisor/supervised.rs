@@ -51,6 +51,8 @@ pub(super) enum SupervisedError {
     Directory(#[source] io::Error),
     #[error("cannot hand the guest its secrets")]
     Secrets(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("cannot give the guest its certificate authorities")]
+    Authorities(#[source] crate::exec::AgentError),
     #[error("cannot snapshot the disk: {0}")]
     Refused(String),
     #[error("the disk's layers are in doubt: {0}")]
@@ -71,6 +73,7 @@ impl Explain for SupervisedError {
             Self::Directory(_) => Problem::new("state_unavailable", Blame::Host, self)
                 .with_hint("PYRO_STATE_DIR must name a directory that you can write to"),
             Self::Secrets(_) => Problem::new("secrets_failed", Blame::Guest, self),
+            Self::Authorities(_) => Problem::new("authorities_failed", Blame::Guest, self),
             Self::Refused(_) | Self::Doubt(_) => Problem::new("snapshot_failed", Blame::Host, self)
                 .with_hint("is there space in PYRO_STATE_DIR?"),
             Self::Freeze(_) => Problem::new("freeze_failed", Blame::Guest, self),
@@ -144,6 +147,12 @@ impl Supervised {
                 .collect();
             let agent = running.agent().map_err(|error| failed(error.into()))?;
             guest::install_secrets(agent, &items).await.map_err(|error| failed(error.into()))?;
+        }
+        let authorities = self.store.authorities(self.id)?;
+        if !authorities.is_empty() {
+            let agent = running.agent().map_err(SupervisedError::Directory)?;
+            let installed = guest::install_authorities(agent, &authorities).await;
+            installed.map_err(SupervisedError::Authorities)?;
         }
         self.places.reach(FaultPoint::BootReady);
         if self.adopted {

@@ -4,10 +4,11 @@ use super::layers::{NewLayer, random};
 use super::origin::{ForkWorkspace, Origin};
 use super::secrets::{self, SecretSpec, SecretText};
 use super::{Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceView, garbage, now};
+use crate::authorities::Authorities;
 use crate::environments::{self, Progress};
 use crate::faults::FaultPoint;
 use crate::limits;
-use crate::machine::{EngineChoice, Link, MachineRequest, unexpected};
+use crate::machine::{EngineChoice, Link, MachineError, MachineRequest, unexpected};
 use crate::network::NetworkRules;
 use crate::places::{FileLock, Hold, create_private_dir};
 use crate::store::{
@@ -38,6 +39,10 @@ pub struct CreateWorkspace {
     pub network_policy: String,
     /// What refines that.
     pub network_rules: NetworkRules,
+    /// Whether connections to names go through the host's proxy.
+    pub uses_host_proxy: bool,
+    /// Certificate authorities that the guest trusts beside its image's own.
+    pub authorities: Authorities,
     /// A directory or an archive to begin with.
     pub seed_path: Option<PathBuf>,
     /// What of that directory.
@@ -66,6 +71,8 @@ impl CreateWorkspace {
             ttl_seconds: machine.ttl_seconds,
             network_policy: NetworkPolicy::Off.to_string(),
             network_rules: NetworkRules::default(),
+            uses_host_proxy: false,
+            authorities: Authorities::default(),
             seed_path: None,
             seed_filter: SeedFilter::All,
             secrets: Vec::new(),
@@ -86,6 +93,8 @@ impl CreateWorkspace {
             engine: self.engine,
             // Of the records, too.
             network: None,
+            uses_host_proxy: false,
+            authorities: Authorities::default(),
         }
     }
 }
@@ -130,6 +139,8 @@ pub(super) struct Checked {
     ttl_seconds: u64,
     network_policy: NetworkPolicy,
     network_rules: NetworkRules,
+    uses_host_proxy: bool,
+    authorities: Authorities,
     name: Option<String>,
     labels: BTreeMap<String, String>,
     secrets: Vec<(String, SecretText)>,
@@ -155,6 +166,8 @@ impl Checked {
             ttl_seconds: request.ttl_seconds,
             network_policy,
             network_rules: request.network_rules.clone(),
+            uses_host_proxy: request.uses_host_proxy,
+            authorities: request.authorities.clone(),
             name: request.name.as_deref().map(names::workspace_name).transpose()?,
             labels: labels.collect::<Result<_, _>>()?,
             secret_records: names
@@ -175,6 +188,7 @@ impl Checked {
         source: &store::Workspace,
         request: &ForkWorkspace,
         secrets: Vec<(String, SecretText)>,
+        authorities: Authorities,
     ) -> Result<Self, WorkspaceError> {
         let labels = request.labels.iter().map(|(key, value)| names::label(key, value));
         Ok(Self {
@@ -187,6 +201,8 @@ impl Checked {
             ttl_seconds: source.ttl_seconds,
             network_policy: source.network_policy,
             network_rules: source.network_rules.clone(),
+            uses_host_proxy: source.uses_host_proxy,
+            authorities,
             name: request.name.as_deref().map(names::workspace_name).transpose()?,
             labels: labels.collect::<Result<_, _>>()?,
             secrets,
@@ -208,6 +224,10 @@ impl Pyro {
         told: &(dyn Fn(CreateProgress) + Sync),
     ) -> Result<WorkspaceView, WorkspaceError> {
         let checked = Checked::new(request).await?;
+        if checked.uses_host_proxy {
+            // Before anything is made.
+            self.config.host_proxy.parse().map_err(MachineError::from)?;
+        }
         told(CreateProgress::Phase(CreatePhase::Environment));
         let origin = match &request.from_snapshot {
             None => {
@@ -303,6 +323,8 @@ impl Pyro {
             ttl_seconds: checked.ttl_seconds,
             network_policy: checked.network_policy,
             network_rules: checked.network_rules,
+            uses_host_proxy: checked.uses_host_proxy,
+            authorities: checked.authorities,
             image: origin.image,
             secrets: checked.secret_records,
             parent: origin.parent,

@@ -1,6 +1,7 @@
 //! Commands in a workspace, each with a number and a record.
 
 use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, now, secrets};
+use crate::authorities::Authorities;
 use crate::exec::{AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::limits::SUPERVISOR_DEADLINE;
 use crate::machine::{Link, MachineError, unexpected};
@@ -197,7 +198,9 @@ impl Pyro {
 pub(super) fn with_defaults(workspace: &Workspace, request: &ExecRequest) -> ExecRequest {
     let image = &workspace.image;
     let given = |key: &String| request.env.iter().any(|(wanted, _)| wanted == key);
-    let mut env: Vec<_> = image.env.iter().filter(|(key, _)| !given(key)).cloned().collect();
+    let is_replaced = |key: &String| !workspace.authorities.is_empty() && Authorities::is_variable(key);
+    let own = image.env.iter().filter(|(key, _)| !given(key) && !is_replaced(key));
+    let mut env: Vec<_> = own.cloned().collect();
     env.extend(request.env.iter().cloned());
     ExecRequest {
         env,
@@ -252,5 +255,26 @@ impl WorkspaceExec<'_> {
     /// Turns a connection that ended in the middle into the reason why the machine ended, where it did.
     pub async fn why_disconnected(&self) -> WorkspaceError {
         self.pyro.told(self.key.workspace, self.link.why_disconnected().await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authorities::AuthoritySource;
+    use crate::store::tests::Fixture;
+
+    #[test]
+    fn an_images_variables_for_authorities_give_way_where_the_workspace_has_some() {
+        let fixture = Fixture::new();
+        let mut workspace = fixture.get(fixture.workspace(1, now())).unwrap();
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        workspace.image.env = vec![pair("PATH", "/bin"), pair("SSL_CERT_FILE", "/image.pem")];
+        let request = ExecRequest { env: vec![pair("PIP_CERT", "/own.pem")], ..ExecRequest::shell("true") };
+        let own = [pair("PATH", "/bin"), pair("SSL_CERT_FILE", "/image.pem"), pair("PIP_CERT", "/own.pem")];
+        assert_eq!(with_defaults(&workspace, &request).env, own);
+        workspace.authorities = vec![AuthoritySource { source: "/ca.pem".to_owned(), count: 1 }];
+        let given = [pair("PATH", "/bin"), pair("PIP_CERT", "/own.pem")];
+        assert_eq!(with_defaults(&workspace, &request).env, given);
     }
 }

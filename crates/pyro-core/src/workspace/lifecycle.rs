@@ -1,7 +1,9 @@
 //! Starting, stopping, renaming and deleting.
 
 use super::{Pyro, WorkspaceError, WorkspaceView, garbage};
+use crate::authorities::Authorities;
 use crate::faults::FaultPoint;
+use crate::guest;
 use crate::limits::{MACHINE_LOCK_DEADLINE, OPERATION_LOCK_DEADLINE, SUPERVISOR_DEADLINE};
 use crate::machine::{self, EngineChoice, Link, MachineError, MachineRequest, unexpected};
 use crate::network::{self, NetworkUpdate};
@@ -26,6 +28,10 @@ pub struct UpdateWorkspace {
     pub clear_labels: Vec<String>,
     /// Another network policy, and rules.
     pub network: NetworkUpdate,
+    /// Whether connections to names go through the host's proxy, from the machine's next start on.
+    pub uses_host_proxy: Option<bool>,
+    /// Certificate authorities in place of those that the guest was given, for commands that begin later.
+    pub authorities: Option<Authorities>,
 }
 
 /// When a change of what a guest may reach takes effect.
@@ -50,7 +56,7 @@ pub struct UpdatedWorkspace {
 }
 
 impl Pyro {
-    /// Changes name, labels and what the guest may reach. A machine that runs obeys before this returns, but it
+    /// Changes name, labels and what the guest may reach and trusts. A machine that runs obeys before this returns, but it
     /// gets no new interface and keeps the one it has.
     pub async fn update(
         &self,
@@ -63,8 +69,16 @@ impl Pyro {
             labels: change.labels.iter().cloned().collect(),
             clear_labels: change.clear_labels.iter().cloned().collect(),
             network: change.network.clone(),
+            uses_host_proxy: change.uses_host_proxy,
         };
-        if update.network.is_empty() {
+        if let Some(authorities) = &change.authorities {
+            self.give_authorities(id, authorities).await?;
+            if update.is_empty() {
+                return Ok(UpdatedWorkspace { workspace: self.view(id)?, network_effect: None });
+            }
+        }
+        let is_proxy_changed = update.uses_host_proxy.is_some();
+        if update.network.is_empty() && !is_proxy_changed {
             self.store.update(id, &update, super::now())?;
             return Ok(UpdatedWorkspace { workspace: self.view(id)?, network_effect: None });
         }
@@ -87,8 +101,27 @@ impl Pyro {
                 false
             }
         };
-        let effect = if in_force { NetworkEffect::Now } else { NetworkEffect::NextStart };
+        let effect =
+            if in_force && !is_proxy_changed { NetworkEffect::Now } else { NetworkEffect::NextStart };
         Ok(UpdatedWorkspace { workspace: self.view(id)?, network_effect: Some(effect) })
+    }
+
+    /// Puts authorities on record, and hands them to a guest that runs.
+    async fn give_authorities(
+        &self,
+        id: WorkspaceId,
+        authorities: &Authorities,
+    ) -> Result<(), WorkspaceError> {
+        // Nobody starts the machine meanwhile with those that were on record before.
+        let _held = self.operate(id).await?;
+        self.store.set_authorities(id, authorities, super::now())?;
+        let Some(link) = self.link(id)? else { return Ok(()) };
+        let given = async {
+            let agent = link.agent().await?;
+            guest::install_authorities(agent, authorities).await.map_err(MachineError::from)?;
+            Ok(())
+        };
+        self.during(id, &link, given).await
     }
 
     /// Boots the workspace's machine from its disk; does nothing where it runs.
@@ -239,6 +272,8 @@ impl Pyro {
             disk_mib: workspace.disk_mib,
             engine,
             network: network_of(&workspace),
+            uses_host_proxy: workspace.uses_host_proxy,
+            // The supervisor has those on record.
             ..MachineRequest::default()
         };
         let disk = DiskRequest {

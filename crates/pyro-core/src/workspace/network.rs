@@ -51,7 +51,11 @@ impl Pyro {
     pub fn network_check(&self, address: &str, destination: &str) -> Result<NetworkCheck, WorkspaceError> {
         let workspace = self.store.get(self.resolve(address)?)?;
         let policy = network::enforced(workspace.network_policy, &workspace.network_rules);
-        Ok(network::check(&policy, destination)?)
+        let proxy = match workspace.uses_host_proxy {
+            true => Some(self.config.host_proxy.parse().map_err(MachineError::from)?),
+            false => None,
+        };
+        Ok(network::check(&policy, proxy.as_ref(), destination)?)
     }
 
     /// What the workspace's guest has reached, what was denied, and unless only that is wanted what goes on now.

@@ -52,8 +52,9 @@ impl Pyro {
         };
         let secrets = super::secrets::read_all(&self.places, id)
             .map_err(WorkspaceError::state("read secrets in", self.places.secrets(id)))?;
+        let authorities = self.store.authorities(id)?;
         self.places.reach(FaultPoint::ForkSealed);
-        let checked = create::Checked::like(&source, request, secrets)?;
+        let checked = create::Checked::like(&source, request, secrets, authorities)?;
         let view = self.make(origin, checked, &|_: CreateProgress| ()).await?;
         self.places.reach(FaultPoint::ForkMade);
         self.record(id, EventKind::Fork, &serde_json::json!({ "fork": view.workspace_id }));

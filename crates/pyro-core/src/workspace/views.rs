@@ -1,6 +1,7 @@
 //! Workspaces as front ends show them. Times are seconds since the Unix epoch.
 
 use super::{EXECUTION_MODE, Pyro, WorkspaceError, garbage};
+use crate::authorities::AuthoritySource;
 use crate::network::NetworkRules;
 use crate::store::{NetworkPolicy, StoreError, Workspace, WorkspaceId, WorkspaceState};
 use pyro_net::guest::GUEST_V4;
@@ -45,6 +46,10 @@ pub struct WorkspaceView {
     pub network_policy: String,
     /// What refines that.
     pub network_rules: NetworkRules,
+    /// Whether the guest's connections to names go through the host's proxy.
+    pub host_proxy: bool,
+    /// Certificate authorities that the guest trusts beside its image's own, by where they came from.
+    pub certificate_authorities: Vec<AuthoritySource>,
     /// Whether its machine gets a network interface.
     pub network_enabled: bool,
     /// The guest's address.
@@ -182,6 +187,8 @@ impl Pyro {
             stop_reason: workspace.stop_reason,
             network_policy: workspace.network_policy.to_string(),
             network_rules: workspace.network_rules,
+            host_proxy: workspace.uses_host_proxy,
+            certificate_authorities: workspace.authorities,
             network_enabled: has_network,
             guest_ip: has_network.then(|| GUEST_V4.to_string()),
             execution_mode: match workspace.state {

@@ -150,7 +150,7 @@ impl Pyro {
 mod tests {
     use super::*;
     use crate::Explain as _;
-    use crate::config::{Config, EngineChoice, RegistryConfig};
+    use crate::config::{Config, EngineChoice, HostProxy, RegistryConfig};
     use crate::places::Places;
     use crate::store::{Departure, tests::Fixture};
 
@@ -164,6 +164,7 @@ mod tests {
             program_path: std::ffi::OsString::new(),
             engine: EngineChoice::Auto,
             registry: RegistryConfig::default(),
+            host_proxy: HostProxy::default(),
             fault: None,
         };
         Pyro { config, places: Places::new(fixture.directory.path()), store: fixture.again() }

@@ -128,7 +128,7 @@ impl Width {
 
 impl Rule {
     /// Whether it is strictly more specific than `other`: by its target, then its ports, then its protocol.
-    fn outranks(&self, other: &Self) -> bool {
+    pub(super) fn outranks(&self, other: &Self) -> bool {
         let (own, theirs) = (Width::of(&self.target), Width::of(&other.target));
         if own.is_narrower_than(theirs) {
             return true;
@@ -140,7 +140,7 @@ impl Rule {
         own < theirs || (own == theirs && self.protocol.is_some() && other.protocol.is_none())
     }
 
-    fn carries(&self, protocol: Protocol, port: u16) -> bool {
+    pub(super) fn carries(&self, protocol: Protocol, port: u16) -> bool {
         self.protocol.is_none_or(|own| own == protocol)
             && match protocol {
                 Protocol::Tcp | Protocol::Udp => self.ports.contains(port),
@@ -223,7 +223,9 @@ impl Policy {
             (Some(block), _, _) => Reason::NotPublic(block.kind),
             (None, true, _) => Reason::Host,
             (None, false, Mode::AllowList | Mode::Off) => Reason::NotListed,
-            (None, false, Mode::Egress) if encrypted_dns::is_it(flow) => Reason::EncryptedDns,
+            (None, false, Mode::Egress) if encrypted_dns::is_it(flow.protocol, flow.port, &flow.names) => {
+                Reason::EncryptedDns
+            }
             (None, false, Mode::Egress) => {
                 return Decision {
                     verdict: Verdict::Allow,
@@ -292,12 +294,12 @@ impl Policy {
     }
 }
 
-fn denied(reason: Reason, rule: Option<Rule>, smallest: Option<Rule>) -> Decision {
+pub(super) fn denied(reason: Reason, rule: Option<Rule>, smallest: Option<Rule>) -> Decision {
     Decision { verdict: Verdict::Deny, reason, rule, smallest_rule_that_would_allow: smallest }
 }
 
 /// A rule that no other outranks; the first of several.
-fn narrowest<'a>(rules: impl Iterator<Item = &'a Rule>) -> Option<&'a Rule> {
+pub(super) fn narrowest<'a>(rules: impl Iterator<Item = &'a Rule>) -> Option<&'a Rule> {
     rules.fold(None, |best, rule| match best {
         Some(best) if !rule.outranks(best) => Some(best),
         Some(_) | None => Some(rule),

@@ -3,7 +3,7 @@
 //! Programs find another way when they are refused: they ask the gateway, as everything else does. Whoever wants to
 //! hide can still do so, for any server can answer questions; that is what lists of names are for.
 
-use super::{Flow, Name, Protocol};
+use super::{Name, Protocol};
 
 /// DNS over TLS and DTLS (RFC 7858, RFC 8094), and over QUIC (RFC 9250).
 const TLS_PORT: u16 = 853;
@@ -57,11 +57,11 @@ pub(super) fn is_server(name: &Name) -> bool {
     HTTPS_SERVERS.binary_search(&name.as_str()).is_ok()
 }
 
-/// Whether `flow` is one of questions that cannot be read, as far as its port and names tell.
-pub(super) fn is_it(flow: &Flow) -> bool {
-    match (flow.protocol, flow.port) {
+/// Whether a flow to `port` of `names` is one of questions that cannot be read, as far as these tell.
+pub(super) fn is_it(protocol: Protocol, port: u16, names: &[Name]) -> bool {
+    match (protocol, port) {
         (Protocol::Tcp | Protocol::Udp, TLS_PORT) => true,
-        (Protocol::Tcp | Protocol::Udp, HTTPS_PORT) => flow.names.iter().any(is_server),
+        (Protocol::Tcp | Protocol::Udp, HTTPS_PORT) => names.iter().any(is_server),
         (Protocol::Tcp | Protocol::Udp | Protocol::Icmp, _) => false,
     }
 }

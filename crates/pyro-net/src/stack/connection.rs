@@ -36,6 +36,8 @@ pub(super) enum Phase {
     Resolving,
     /// The server's answer, at one of these addresses; the guest's SYN stays unanswered meanwhile.
     Dialling { others: VecDeque<std::net::SocketAddr>, since: Duration },
+    /// The proxy's answer to a request of which so many bytes were sent; the SYN stays unanswered still.
+    Tunnelling { sent: usize, since: Duration },
     /// The guest's answer to our SYN-ACK.
     Handshake { since: Duration },
     /// Nothing but bytes.
@@ -127,7 +129,9 @@ impl Connection {
     pub(super) fn state(&self) -> FlowState {
         match self.phase {
             Phase::Resolving => FlowState::Resolving,
-            Phase::Dialling { .. } | Phase::Handshake { .. } => FlowState::Connecting,
+            Phase::Dialling { .. } | Phase::Tunnelling { .. } | Phase::Handshake { .. } => {
+                FlowState::Connecting
+            }
             Phase::Open => FlowState::Open,
         }
     }
@@ -205,6 +209,7 @@ impl Connection {
         match &self.phase {
             Phase::Resolving => return Pumped::Until(None),
             Phase::Dialling { since, .. } => return Pumped::Until(Some(*since + limits::DIAL)),
+            Phase::Tunnelling { since, .. } => return Pumped::Until(Some(*since + limits::PROXY)),
             Phase::Handshake { .. } | Phase::Open => {}
         }
         if let Phase::Handshake { since } = self.phase {
@@ -262,7 +267,7 @@ impl Connection {
             self.unanswered_since.map(|since| since + limits::TCP_UNACKNOWLEDGED),
             match self.phase {
                 Phase::Handshake { since } => Some(since + limits::HANDSHAKE),
-                Phase::Resolving | Phase::Dialling { .. } | Phase::Open => None,
+                Phase::Resolving | Phase::Dialling { .. } | Phase::Tunnelling { .. } | Phase::Open => None,
             },
         ];
         Pumped::Until(limits.into_iter().flatten().min())

@@ -77,7 +77,8 @@ impl Stack {
             return self.reply(|| emit::unreachable(packet, Unreachable::Prohibited));
         }
         match plan {
-            Plan::Names => {}
+            // Questions were taken above, and a proxy carries TCP alone.
+            Plan::Names | Plan::Proxy(..) | Plan::DenyNamed(..) => {}
             Plan::Resolve(name) => {
                 record.names = vec![name.clone()];
                 let id = self.add_flow(key, record, Carrier::Datagrams(Datagrams::default()));

@@ -35,6 +35,8 @@ impl Client {
 enum Waiter {
     Client(Client, Question),
     Flow(FlowId),
+    /// The proxy's, for this flow.
+    Proxy(FlowId),
 }
 
 /// Names whose addresses are being looked for. One question to the host's resolver serves all who wait.
@@ -93,8 +95,11 @@ impl Stack {
             return self.look_up(name, Wanted::Records(kind), Waiter::Client(client, question));
         }
         match self.policy.mode {
-            Mode::Egress => self.look_up(name, Wanted::Addresses, Waiter::Client(client, question)),
-            Mode::AllowList | Mode::Off => {
+            Mode::Egress if !self.proxy.as_ref().is_some_and(|proxy| proxy.knows(&name)) => {
+                self.look_up(name, Wanted::Addresses, Waiter::Client(client, question));
+            }
+            // Where a proxy finds the address, this host need not know any.
+            Mode::Egress | Mode::AllowList | Mode::Off => {
                 let answer = match self.synthetic.addresses(&name) {
                     Some(addresses) => Answer::Addresses(addresses.to_vec()),
                     None => Answer::Failed,
@@ -154,6 +159,11 @@ impl Stack {
         self.look_up(name, Wanted::Addresses, Waiter::Flow(id));
     }
 
+    /// Looks for the addresses of the proxy, for a flow that is to go through it.
+    pub(super) fn look_up_proxy(&mut self, name: Name, id: FlowId) {
+        self.look_up(name, Wanted::Addresses, Waiter::Proxy(id));
+    }
+
     fn look_up(&mut self, name: Name, wanted: Wanted, waiter: Waiter) {
         if self.lookups.waiters >= self.policy.limits.dns_in_flight as usize {
             return self.refuse(name, waiter);
@@ -181,7 +191,7 @@ impl Stack {
                 self.recorder.flow_ended(client.key(), record, End::TooManyNames, self.now);
                 self.answer(client, &question, &Answer::Failed);
             }
-            Waiter::Flow(id) => self.turn_away(id, End::TooManyNames),
+            Waiter::Flow(id) | Waiter::Proxy(id) => self.turn_away(id, End::TooManyNames),
         }
     }
 
@@ -215,6 +225,8 @@ impl Stack {
                 (Waiter::Client(client, question), Err(ResolveError::Failed)) => {
                     self.answer(client, &question, &Answer::Failed);
                 }
+                (Waiter::Proxy(id), Ok(Found::Addresses(addresses))) => self.dial_proxy(id, addresses),
+                (Waiter::Proxy(id), Ok(Found::Records(_)) | Err(_)) => self.turn_away(id, End::ProxyFailed),
                 (Waiter::Flow(id), Ok(Found::Addresses(addresses))) => self.dial_resolved(id, addresses),
                 // Flows ask for addresses alone.
                 (Waiter::Flow(id), Ok(Found::Records(_))) => self.turn_away(id, End::NoSuchName),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Carrier, FlowId, Stack};
+use super::{Carrier, FlowId, FlowKey, Stack};
 use crate::address;
 use crate::dns::Synthetic;
 use crate::event::End;
@@ -20,10 +20,14 @@ pub(super) enum Plan {
     Names,
     /// Its address stands for a name, whose addresses are to be found first.
     Resolve(Name),
+    /// The host's proxy finds the address of its name.
+    Proxy(Name, Decision),
     /// It may go there.
     Dial(SocketAddr, Decision, Vec<Name>),
     /// It may not.
     Deny(SocketAddr, Decision, Vec<Name>),
+    /// Its name alone was decided on, and it may not.
+    DenyNamed(Name, Decision),
     /// It cannot be; where it would have gone, if that is known.
     Refuse(End, Option<SocketAddr>, Vec<Name>),
 }
@@ -47,6 +51,14 @@ impl Stack {
         if Synthetic::holds(address)
             && let Some(name) = self.synthetic.name(address).cloned()
         {
+            if self.goes_by_proxy(protocol, &name, destination.port()) {
+                let decision = self.policy.decide_named(protocol, &name, destination.port());
+                return if decision.is_allowed() {
+                    Plan::Proxy(name, decision)
+                } else {
+                    Plan::DenyNamed(name, decision)
+                };
+            }
             let is_quic = protocol == Protocol::Udp && destination.port() == HTTPS_PORT;
             return match self.policy.mode {
                 Mode::AllowList if is_quic => Plan::Refuse(End::UncheckedName, None, vec![name]),
@@ -107,15 +119,17 @@ impl Stack {
         if flow.record.is_silent {
             return true;
         }
-        let protocol = flow.key.protocol;
-        let (Some(to), names) = (flow.record.dialled, flow.record.names.clone()) else {
-            // Its name is being resolved; what comes of it is decided then.
-            return true;
-        };
+        let FlowKey { protocol, destination, .. } = flow.key;
+        let names = flow.record.names.clone();
         let is_connection = matches!(flow.carrier, Carrier::Tcp(_));
-        let decision = self.decide(protocol, to, &names);
+        let decision = match (flow.record.dialled, flow.record.proxied, names.first()) {
+            (Some(to), _, _) => self.decide(protocol, to, &names),
+            (None, Some(_), Some(name)) => self.policy.decide_named(protocol, name, destination.port()),
+            // Its name is being resolved; what comes of it is decided then.
+            (None, _, _) => return true,
+        };
         // A check that a flow never had cannot be made up for.
-        let is_missing = self.expected_opening(&decision, to.port(), &names).is_some()
+        let is_missing = self.expected_opening(&decision, destination.port(), &names).is_some()
             && is_connection
             && !self.flows.get_mut(id).is_some_and(|flow| flow.record.has_checked_opening);
         decision.is_allowed() && !is_missing

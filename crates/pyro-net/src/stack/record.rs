@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::FlowKey;
 use super::bucket::Bucket;
-use crate::event::{End, EventSink, FlowEvent, FlowState, OpenFlow, Subject};
+use crate::event::{End, EventSink, FlowEvent, FlowState, OpenFlow, Proxied, Subject};
 use crate::limits;
 use crate::policy::{Decision, Name, Reason, Verdict};
 
@@ -16,6 +16,7 @@ pub(super) struct Record {
     pub(super) started: Duration,
     pub(super) names: Vec<Name>,
     pub(super) dialled: Option<SocketAddr>,
+    pub(super) proxied: Option<Proxied>,
     pub(super) decision: Option<Decision>,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
@@ -64,6 +65,7 @@ impl Recorder {
             source: key.source,
             destination: key.destination,
             dialled: record.dialled,
+            proxied: record.proxied,
             names: record.names,
             verdict,
             reason,
@@ -109,11 +111,13 @@ fn verdict(end: End) -> Verdict {
         | End::TooFast
         | End::TooManyNames
         | End::BytesUsedUp
+        | End::RefusedByProxy
         | End::PolicyChanged => Verdict::Deny,
         End::Finished
         | End::ResetByGuest
         | End::ResetByServer
         | End::Refused
+        | End::ProxyFailed
         | End::Unreachable
         | End::NoSuchName
         | End::TimedOut
@@ -129,6 +133,9 @@ fn whom(key: &FlowKey, record: &Record) -> String {
     // Neither a question nor echo has a port.
     let place = if at.port() == 0 { at.ip().to_string() } else { at.to_string() };
     match (record.subject, record.names.first()) {
+        (Subject::Flow, Some(name)) if record.proxied.is_some() => {
+            format!("{} to {name}:{} through the host's proxy", key.protocol, at.port())
+        }
         (Subject::Name, Some(name)) if record.dialled.is_none() => format!("the name {name}"),
         (Subject::Name, Some(name)) => format!("the name {name} ({place})"),
         (Subject::Flow, Some(name)) => format!("{} to {name} ({place})", key.protocol),
@@ -137,9 +144,10 @@ fn whom(key: &FlowKey, record: &Record) -> String {
 }
 
 fn sentence(key: &FlowKey, record: &Record, end: End) -> String {
-    let what = match (&record.decision, end) {
-        (Some(decision), End::Denied) => decision.to_string(),
-        (Some(_) | None, _) => end.to_string(),
+    let what = match (&record.decision, record.proxied, end) {
+        (Some(decision), _, End::Denied) => decision.to_string(),
+        (_, Some(proxied), End::RefusedByProxy) => proxied.refusal(),
+        (Some(_) | None, _, _) => end.to_string(),
     };
     let hint = match &record.decision {
         Some(Decision { smallest_rule_that_would_allow: Some(rule), .. }) if end == End::Denied => {

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::record::Record;
 use super::table::FlowId;
 use super::{Carrier, FlowKey, Stack};
-use crate::event::End;
+use crate::event::{End, Proxied};
 use crate::limits;
 use crate::packet::{Dropped, Packet, TcpHead, emit};
 use crate::policy::{Decision, Name, Protocol};
@@ -88,6 +88,18 @@ impl Stack {
                 let id = self.add_connection(packet, head, key, record)?;
                 self.dial(id, VecDeque::from([to]), decision);
             }
+            Plan::Proxy(name, decision) => {
+                record.names = vec![name];
+                (record.proxied, record.decision) = (Some(Proxied::default()), Some(decision));
+                let id = self.add_connection(packet, head, key, record)?;
+                self.find_proxy(id);
+            }
+            Plan::DenyNamed(name, decision) => {
+                record.names = vec![name];
+                (record.proxied, record.decision) = (Some(Proxied::default()), Some(decision));
+                self.recorder.flow_ended(&key, record, End::Denied, self.now);
+                return Err(());
+            }
             Plan::Deny(to, decision, names) => {
                 (record.dialled, record.decision, record.names) = (Some(to), Some(decision), names);
                 self.recorder.flow_ended(&key, record, End::Denied, self.now);
@@ -136,7 +148,7 @@ impl Stack {
         }
     }
 
-    fn accept(&mut self, id: FlowId) {
+    pub(super) fn accept(&mut self, id: FlowId) {
         let now = self.now;
         if let Some(connection) = self.connection(id) {
             connection.accept(now);
@@ -152,7 +164,10 @@ impl Stack {
         let port = flow.key.destination.port();
         let mut result = Err(io::Error::from(Errno::HOSTUNREACH));
         while let Some(to) = addresses.pop_front() {
-            if let Some(flow) = self.flows.get_mut(id) {
+            // The proxy's address is not where the flow goes.
+            if !self.is_proxied(id)
+                && let Some(flow) = self.flows.get_mut(id)
+            {
                 flow.record.dialled = Some(to);
             }
             result = self.dialer.tcp(to);
@@ -169,7 +184,7 @@ impl Stack {
             Ok(socket) => socket,
             Err(error) => {
                 let error = Errno::from_io_error(&error).unwrap_or(Errno::HOSTUNREACH);
-                self.break_off(id, super::connection::end_of(error));
+                self.end_dialling(id, super::connection::end_of(error));
                 return;
             }
         };
@@ -216,7 +231,7 @@ impl Stack {
     }
 
     pub(super) fn pump_tcp(&mut self, id: FlowId) {
-        if !self.settle_dialling(id) {
+        if !self.settle_dialling(id) || !self.settle_tunnel(id) {
             return;
         }
         let mut moved = Moved::within(usize::try_from(self.room()).unwrap_or(usize::MAX));
@@ -276,11 +291,13 @@ impl Stack {
     /// Looks whether a connection that is being dialled is decided. `false` when it is gone.
     fn settle_dialling(&mut self, id: FlowId) -> bool {
         let now = self.now;
+        let is_proxied = self.is_proxied(id);
         let Some(connection) = self.connection(id) else { return false };
         let Phase::Dialling { others, since } = &mut connection.phase else { return true };
         let (others, since) = (std::mem::take(others), *since);
         let Upstream::Socket(socket) = &connection.upstream else { return true };
         match socket.connected() {
+            Some(Ok(())) if is_proxied => self.ask_proxy(id),
             Some(Ok(())) => self.accept(id),
             Some(Err(_)) if !others.is_empty() => {
                 let decision = self.flows.get_mut(id).and_then(|flow| flow.record.decision.clone());
@@ -290,11 +307,11 @@ impl Stack {
                 return self.flows.get_mut(id).is_some();
             }
             Some(Err(end)) => {
-                self.break_off(id, end);
+                self.end_dialling(id, end);
                 return false;
             }
             None if now >= since + limits::DIAL => {
-                self.break_off(id, End::TimedOut);
+                self.end_dialling(id, End::TimedOut);
                 return false;
             }
             None => connection.phase = Phase::Dialling { others, since },

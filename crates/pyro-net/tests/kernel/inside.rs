@@ -63,7 +63,8 @@ impl Inside {
         let resolver = Table { hosts: hosts.clone(), answers: Vec::new() };
         let dialer = Elsewhere { hosts };
         let network =
-            Network::start(policy, tap, Box::new(dialer), Box::new(resolver), Box::new(record)).unwrap();
+            Network::start(policy, None, tap, Box::new(dialer), Box::new(resolver), Box::new(record))
+                .unwrap();
         Some(Self { network, events, orders: Some(orders), thread: Some(thread) })
     }
 

@@ -21,6 +21,8 @@ pub enum Script {
     Echo,
     /// Reads to the end, then sends this and closes.
     Answer(Vec<u8>),
+    /// Reads a request of HTTP, sends this, and then back what it gets.
+    Tunnel(Vec<u8>),
     /// Sends this at once and closes its side.
     Send(Vec<u8>),
     /// Neither reads nor writes.
@@ -119,6 +121,11 @@ impl Host {
         self.0.lock().unwrap().serving[index].script = script;
     }
 
+    /// Lets the `index`th connection say something.
+    pub fn say(&self, index: usize, bytes: &[u8]) {
+        self.0.lock().unwrap().serving[index].to_send.extend(bytes);
+    }
+
     /// Sends a datagram to the guest out of turn; whether its socket took it.
     pub fn push_datagram(&self, index: usize, payload: &[u8]) -> bool {
         send(&self.0.lock().unwrap().datagrams[index].1, payload, SendFlags::DONTWAIT).is_ok()
@@ -153,7 +160,7 @@ impl Serving {
         let Some(socket) = &self.socket else { return };
         let may_read = match self.script {
             Script::Echo => self.to_send.len() < 1 << 16,
-            Script::Answer(_) | Script::Swallow | Script::Send(_) => true,
+            Script::Answer(_) | Script::Tunnel(_) | Script::Swallow | Script::Send(_) => true,
             Script::Nothing | Script::Refuse | Script::Hesitate | Script::Reset => false,
         };
         let mut buffer = [0; 16384];
@@ -179,6 +186,10 @@ impl Serving {
             Script::Answer(bytes) if self.is_ended => {
                 self.to_send.extend(std::mem::take(bytes));
                 is_through = true;
+            }
+            Script::Tunnel(reply) if self.got.ends_with(b"\r\n\r\n") => {
+                self.to_send.extend(std::mem::take(reply));
+                self.script = Script::Echo;
             }
             Script::Echo => is_through = self.is_ended,
             _ => {}

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pyro_net::{FlowEvent, Policy, Setup, Stack, Turn, limits};
+use pyro_net::{FlowEvent, Policy, Proxy, Setup, Stack, Turn, limits};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
@@ -61,12 +61,16 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(policy: Policy, seed: u64) -> Self {
+        Self::with_proxy(policy, None, seed)
+    }
+
+    pub fn with_proxy(policy: Policy, proxy: Option<Proxy>, seed: u64) -> Self {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (link, cable) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
         let host = Host::default();
-        let setup = Setup { policy, epoch: Duration::from_secs(1_700_000_000), seed };
+        let setup = Setup { policy, proxy, epoch: Duration::from_secs(1_700_000_000), seed };
         let record = move |event: FlowEvent| sink.lock().unwrap().push(event);
         let stack =
             Stack::new(setup, link, Box::new(host.dialer()), Box::new(host.resolver()), Box::new(record))

@@ -1,7 +1,9 @@
 use super::{NETWORK_POLICIES, RuleArgs, RuleArgumentError};
+use crate::commands::company::ProxyArgs;
 use crate::output::{self, Format, printable};
+use crate::settings;
 use clap::{Args, Subcommand};
-use pyro_core::network::{self, CheckError, NetworkCheck, NetworkRules};
+use pyro_core::network::{self, CheckError, HostProxyError, NetworkCheck, NetworkRules};
 use pyro_core::store::NetworkPolicy;
 use pyro_core::{Explain, Problem};
 use std::process::ExitCode;
@@ -38,6 +40,7 @@ impl Network {
 #[command(after_help = "Examples:
   pyro network check https://example.com/
   pyro network check --allow-only '*.example.com:443' https://api.example.com/
+  pyro network check --host-proxy https://example.com/
   pyro network check --allow 10.0.0.0/8 10.0.0.5:5432")]
 struct Check {
     /// A URL, or HOST:PORT, or udp://HOST:PORT.
@@ -47,6 +50,8 @@ struct Check {
     network_policy: String,
     #[command(flatten)]
     rules: RuleArgs,
+    #[command(flatten)]
+    proxy: ProxyArgs,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -59,6 +64,10 @@ enum Refused {
     #[error(transparent)]
     Rules(#[from] RuleArgumentError),
     #[error(transparent)]
+    Settings(#[from] settings::SettingsError),
+    #[error(transparent)]
+    Proxy(#[from] HostProxyError),
+    #[error(transparent)]
     Destination(#[from] CheckError),
 }
 
@@ -67,6 +76,8 @@ impl Explain for Refused {
         match self {
             Self::Policy(error) => error.explain(),
             Self::Rules(error) => error.explain(),
+            Self::Settings(error) => error.explain(),
+            Self::Proxy(error) => error.explain(),
             Self::Destination(error) => error.explain(),
         }
     }
@@ -85,7 +96,11 @@ impl Check {
         let policy = NetworkPolicy::parse(&self.network_policy)?;
         let rules: NetworkRules = self.rules.rules()?;
         rules.check(policy).map_err(RuleArgumentError::from)?;
-        Ok(network::check(&network::enforced(policy, &rules), &self.destination)?)
+        let proxy = match self.proxy.host_proxy {
+            true => Some(settings::load()?.host_proxy.parse()?),
+            false => None,
+        };
+        Ok(network::check(&network::enforced(policy, &rules), proxy.as_ref(), &self.destination)?)
     }
 }
 
@@ -100,6 +115,9 @@ pub(crate) fn tell_check(check: &NetworkCheck, format: Format) -> ExitCode {
 
 fn check_text(check: &NetworkCheck) -> String {
     let mut lines = vec![format!("{}: {}", printable(&check.destination), printable(&check.reason))];
+    if let Some(proxy) = &check.proxy {
+        lines.push(format!("  through the host's proxy {}, which finds the address", printable(proxy)));
+    }
     for address in &check.addresses {
         lines.push(format!("  {}: {}", address.address, printable(&address.reason)));
     }

@@ -88,7 +88,7 @@ async fn run(config: &Config, plan: Plan) -> ExitCode {
         Err(error) => return output::problem(&error.explain(), format),
     };
     phase(format!("execute vm_id={id}"));
-    let exec = environments::with_image_defaults(&environment, plan.exec.clone());
+    let exec = environments::with_image_defaults(&environment, &plan.machine.authorities, plan.exec.clone());
     let outcome = tokio::select! {
         outcome = execute(&mut machine, &exec, format) => outcome,
         code = signals.next() => Outcome::Interrupted(code),

@@ -1,6 +1,7 @@
 //! What the workspace commands' arguments say, and what is wrong with them beyond their syntax.
 
 use crate::commands::command_line::CommandLineError;
+use crate::commands::company::AuthorityArgumentError;
 use crate::commands::network::RuleArgumentError;
 use clap::ValueEnum;
 use pyro_core::services::ServiceSyntaxError;
@@ -49,6 +50,8 @@ pub(super) enum ArgumentError {
     Service(#[from] ServiceSyntaxError),
     #[error(transparent)]
     Rules(#[from] RuleArgumentError),
+    #[error(transparent)]
+    Authorities(#[from] AuthorityArgumentError),
 }
 
 impl ArgumentError {
@@ -86,6 +89,7 @@ impl Explain for ArgumentError {
             }
             Self::Service(error) => error.explain(),
             Self::Rules(error) => error.explain(),
+            Self::Authorities(error) => error.explain(),
         }
     }
 }

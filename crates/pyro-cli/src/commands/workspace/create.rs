@@ -1,6 +1,7 @@
 use super::arguments::{self, ArgumentError, Filter, host_path};
 use super::show;
 use crate::cli::with_pyro;
+use crate::commands::company::{AuthorityArgs, ProxyArgs};
 use crate::commands::engine::parse_engine;
 use crate::commands::network::{LimitArgs, NETWORK_POLICIES, RuleArgs};
 use crate::output::{self, Format, PullProgress, TreeProgress};
@@ -26,6 +27,7 @@ use std::sync::Arc;
   pyro workspace create debian:12 --network-policy egress --allow 10.0.0.5:5432
   pyro workspace create debian:12 --network-policy egress --allow-only '*.debian.org:80'
   pyro workspace create debian:12 --network-policy egress --egress-limit 500M
+  pyro workspace create debian:12 --network-policy egress --host-proxy --ca-file company.pem
   pyro workspace create --from-snapshot fix:checkpoint")]
 pub(super) struct Create {
     /// An environment of the catalog (`pyro env list`), or an OCI image: REGISTRY/NAME:TAG, oci:DIRECTORY.
@@ -52,6 +54,10 @@ pub(super) struct Create {
     rules: RuleArgs,
     #[command(flatten)]
     limit: LimitArgs,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+    #[command(flatten)]
+    authorities: AuthorityArgs,
     /// Give the guest a secret, by value or (NAME alone) from pyro's environment; repeatable.
     #[arg(long, value_name = "NAME[=VALUE]")]
     secret: Vec<String>,
@@ -133,6 +139,8 @@ impl Create {
             ttl_seconds: self.ttl_seconds,
             network_policy: self.network_policy,
             network_rules: self.limit.with(self.rules.rules()?),
+            uses_host_proxy: self.proxy.host_proxy,
+            authorities: self.authorities.read()?,
             seed_path: self.seed_path.as_deref().map(host_path),
             seed_filter: self.seed_filter.into(),
             secrets: arguments::secrets(&self.secret, &self.secret_file, &settings::variable)?,

@@ -54,6 +54,14 @@ pub(super) fn workspace(heading: &str, workspace: &WorkspaceView) -> String {
     if let Some(bytes) = workspace.network_rules.egress_limit_bytes {
         lines.push(format!("Egress limit: {}", byte_size(bytes)));
     }
+    if workspace.host_proxy {
+        lines.push("Network proxy: the host's".to_owned());
+    }
+    if !workspace.certificate_authorities.is_empty() {
+        let sources = workspace.certificate_authorities.iter();
+        let sources = sources.map(|from| format!("{} from {}", from.count, printable(&from.source)));
+        lines.push(format!("Certificate authorities: {}", sources.collect::<Vec<_>>().join(", ")));
+    }
     if !workspace.secrets.is_empty() {
         let secrets =
             workspace.secrets.iter().map(|secret| format!("{} ({})", secret.name, secret.source_kind));

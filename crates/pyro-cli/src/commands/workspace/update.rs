@@ -1,10 +1,12 @@
 use super::arguments::{self, ArgumentError};
 use super::{Addressed, show};
 use crate::cli::answer;
+use crate::commands::company::AuthorityArgs;
 use crate::commands::network::{self, LimitArgs, NETWORK_POLICIES, RuleArgs, RuleArgumentError};
 use crate::output;
 use clap::Args;
 use pyro_core::Explain;
+use pyro_core::authorities::Authorities;
 use pyro_core::network::{NetworkUpdate, RuleRemoval};
 use pyro_core::store::NetworkPolicy;
 use pyro_core::workspace::UpdateWorkspace;
@@ -13,13 +15,15 @@ use std::process::ExitCode;
 /// Change a workspace's name or labels, or what its guest may reach.
 ///
 /// What a new network policy closes is closed at once, also for connections that are open. A machine that runs
-/// gets an interface, or loses it, when it is started the next time; the answer says so.
+/// gets an interface, or loses it, when it is started the next time; the answer says so. Certificate authorities replace
+/// those that were given before, for commands that begin from then on.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pyro workspace update fix --label state=done --clear-label task
   pyro workspace update fix --name fixed
   pyro workspace update fix --deny '*.example.com'
   pyro workspace update fix --egress-limit 2G
+  pyro workspace update fix --ca-file company.pem
   pyro workspace update fix --network-policy egress --clear-rules --allow-only api.example.com:443")]
 pub(super) struct Update {
     #[command(flatten)]
@@ -52,6 +56,17 @@ pub(super) struct Update {
     /// Let any number of bytes pass.
     #[arg(long, conflicts_with = "egress_limit")]
     clear_egress_limit: bool,
+    /// Let connections to names go through this host's proxy, from the machine's next start on.
+    #[arg(long)]
+    host_proxy: bool,
+    /// Let them go past it again, from the machine's next start on.
+    #[arg(long, conflicts_with = "host_proxy")]
+    no_host_proxy: bool,
+    #[command(flatten)]
+    authorities: AuthorityArgs,
+    /// Take away the certificate authorities that the guest was given.
+    #[arg(long, conflicts_with_all = ["host_ca", "ca_file"])]
+    clear_ca: bool,
 }
 
 impl Update {
@@ -75,6 +90,12 @@ impl Update {
             labels: arguments::labels(&self.label)?,
             clear_labels: arguments::label_keys(&self.clear_label)?,
             network: self.network()?,
+            uses_host_proxy: (self.host_proxy || self.no_host_proxy).then_some(self.host_proxy),
+            authorities: match (self.clear_ca, self.authorities.is_empty()) {
+                (true, _) => Some(Authorities::default()),
+                (false, true) => None,
+                (false, false) => Some(self.authorities.read()?),
+            },
         })
     }
 

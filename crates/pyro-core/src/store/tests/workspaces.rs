@@ -1,4 +1,5 @@
 use super::*;
+use crate::authorities::{Authorities, AuthoritySource};
 use crate::network::NetworkUpdate;
 use std::os::unix::ffi::OsStrExt;
 
@@ -8,6 +9,11 @@ fn labelled(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 fn renamed(name: &str) -> WorkspaceUpdate {
     WorkspaceUpdate { name: Some(NameChange::Set(name.to_owned())), ..WorkspaceUpdate::default() }
+}
+
+fn authorities() -> Authorities {
+    let source = AuthoritySource { source: "/ca.pem".to_owned(), count: 1 };
+    Authorities::stored(vec![source], "-----BEGIN CERTIFICATE-----".to_owned())
 }
 
 #[test]
@@ -25,6 +31,8 @@ fn a_workspace_is_read_as_it_was_made() {
             egress_limit_bytes: Some(1 << 40),
             ..Default::default()
         },
+        uses_host_proxy: true,
+        authorities: authorities(),
         image: ImageDefaults {
             env: vec![("PATH".to_owned(), "/bin".to_owned())],
             cwd: Some("/src".to_owned()),
@@ -62,6 +70,8 @@ fn a_workspace_is_read_as_it_was_made() {
         ttl_seconds: 600,
         network_policy: new.network_policy,
         network_rules: new.network_rules.clone(),
+        uses_host_proxy: true,
+        authorities: new.authorities.sources().to_vec(),
         image: new.image.clone(),
         seed: Seed { entry_count: 3, bytes_written: 40, ..new.seed.clone() },
         secrets: vec![new.secrets[1].clone(), new.secrets[0].clone()],
@@ -78,6 +88,9 @@ fn a_workspace_is_read_as_it_was_made() {
     assert_eq!(workspace, expected);
     assert_eq!(fixture.get(new.id).unwrap(), expected);
     assert_eq!(fixture.list().unwrap(), [Ok(expected)]);
+    assert_eq!(fixture.authorities(new.id).unwrap(), new.authorities);
+    let fewer = fixture.set_authorities(new.id, &Authorities::default(), 3000).unwrap();
+    assert_eq!((fewer.authorities, fixture.authorities(new.id).unwrap().count()), (vec![], 0));
     let baseline = fixture.snapshot(new.id, "baseline").unwrap();
     assert_eq!((baseline.kind, baseline.layer), (SnapshotKind::Baseline, layer(10)));
     assert_eq!((baseline.entry_count, baseline.bytes_written), (3, 40));

@@ -10,6 +10,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt}
 use crate::event::End;
 use crate::limits;
 use crate::poller::Ready;
+use crate::proxy::{self, ProxyAnswer};
 
 /// Bytes that passed in one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +145,40 @@ impl Socket {
         })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<usize, End> {
+    /// What a proxy has said so far. What opens the connection is taken out; the rest is the guest's.
+    pub(crate) fn hear_proxy(&mut self) -> Result<ProxyAnswer, End> {
+        if !self.is_readable {
+            return Ok(ProxyAnswer::Unfinished);
+        }
+        let mut head = [0; limits::MAX_PROXY_HEAD_BYTES];
+        // Left where it is until it is whole; more of it is told of as a change.
+        let heard = match recv(&self.descriptor, &mut head[..], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Ok((_, 0)) => return Err(End::ProxyFailed),
+            Ok((_, count)) => proxy::inspect(&head[..count]),
+            Err(Errno::AGAIN) => {
+                self.is_readable = false;
+                ProxyAnswer::Unfinished
+            }
+            Err(Errno::INTR) => ProxyAnswer::Unfinished,
+            Err(_) => return Err(End::ProxyFailed),
+        };
+        match heard {
+            ProxyAnswer::Opened(mut left) => {
+                while left > 0 {
+                    match recv(&self.descriptor, &mut head[..left], RecvFlags::DONTWAIT) {
+                        Ok((_, 0)) | Err(_) => return Err(End::ProxyFailed),
+                        Ok((_, count)) => left -= count,
+                    }
+                }
+            }
+            // It will say no more.
+            ProxyAnswer::Unfinished if self.is_hung_up => return Err(End::ProxyFailed),
+            ProxyAnswer::Unfinished | ProxyAnswer::Refused(_) | ProxyAnswer::Other => {}
+        }
+        Ok(heard)
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, End> {
         match send(&self.descriptor, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Ok(count) => Ok(count),
             Err(Errno::AGAIN) => {

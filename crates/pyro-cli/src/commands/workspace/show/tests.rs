@@ -1,4 +1,5 @@
 use super::*;
+use pyro_core::authorities::AuthoritySource;
 use pyro_core::workspace::{
     CommandCounts, CommandView, DetachedCommand, Diff, DiffEntry, DiffSummary, DiskExport, Exported,
     FileChanged, FileContent, FileEntry, FileListing, FileStat, FileWritten, LastCommand, LogEntry,
@@ -26,6 +27,8 @@ fn plain() -> WorkspaceView {
         stop_reason: None,
         network_policy: "off".into(),
         network_rules: pyro_core::network::NetworkRules::default(),
+        host_proxy: false,
+        certificate_authorities: vec![],
         network_enabled: false,
         guest_ip: None,
         execution_mode: "guest_vsock",
@@ -58,6 +61,10 @@ fn full() -> WorkspaceView {
         state: "stopped",
         stop_reason: Some("the machine ended:\nkilled".into()),
         workspace_seed: SeedView { mode: "empty".into(), seed_path: None, ..plain().workspace_seed },
+        host_proxy: true,
+        certificate_authorities: [("host", 142), ("/etc/it's.pem", 1)]
+            .map(|(source, count)| AuthoritySource { source: source.into(), count })
+            .to_vec(),
         secrets: [("A", "literal"), ("B", "file")]
             .map(|(name, kind)| SecretFacts { name: name.into(), source_kind: kind.into() })
             .to_vec(),
@@ -106,6 +113,8 @@ Stop reason: the machine ended:\\nkilled
 Workspace: /workspace
 Workspace seed: empty
 Network policy: off
+Network proxy: the host's
+Certificate authorities: 142 from host, 1 from /etc/it's.pem
 Secrets: A (literal), B (file)
 Execution mode: guest_vsock
 Resources: 1 vCPU / 1024 MiB / 4096 MiB disk
