@@ -59,7 +59,9 @@ pub(crate) fn page_list(object: &mut Map<String, Value>, key: &str, offset: u64,
     let part: Vec<Value> = all.drain(start..end).collect();
     object.insert(key.to_owned(), Value::Array(part));
     object.insert("total_count".to_owned(), json!(total));
-    object.insert("next_offset".to_owned(), json!((end < total).then_some(end)));
+    if end < total {
+        object.insert("next_offset".to_owned(), json!(end));
+    }
 }
 
 /// Cuts the text at `key` to its ends, and says so beside it in `KEY_truncated`, which stays true where it was.
@@ -109,7 +111,7 @@ mod tests {
         assert_eq!(Value::Object(object), json!({ "entries": [2], "total_count": 3, "next_offset": 2 }));
         let mut object = Map::from_iter([("entries".to_owned(), json!([1, 2, 3]))]);
         page_list(&mut object, "entries", 7, 1);
-        assert_eq!(Value::Object(object), json!({ "entries": [], "total_count": 3, "next_offset": null }));
+        assert_eq!(Value::Object(object), json!({ "entries": [], "total_count": 3 }));
     }
 
     #[test]

@@ -80,6 +80,9 @@ impl Grants {
                 Err(error) => return Err(unusable(text, &error)),
             }
         };
+        if !there.is_dir() {
+            return Err(unusable(text, &io::ErrorKind::NotADirectory.into()));
+        }
         let there = self.check(text, there, client_roots)?;
         Ok(missing.into_iter().rev().fold(there, |path, name| path.join(name)))
     }

@@ -75,20 +75,24 @@ fn unwrap_nullable(schema: &mut Map<String, Value>) {
     }
 }
 
-/// `oneOf: [{const: a}, {const: b}]` is `enum: [a, b]`.
+/// Words that are told one by one, for some have a text of their own, become one list in their order.
 fn enumerate_words(schema: &mut Map<String, Value>) {
     let Some(Value::Array(variants)) = schema.get("oneOf") else { return };
-    let words: Vec<Value> = variants.iter().filter_map(|one| one.get("const").cloned()).collect();
-    if words.len() == variants.len() {
+    let words = variants.iter().map(|one| match (one.get("const"), one.get("enum")) {
+        (Some(word), _) => Some(vec![word.clone()]),
+        (None, Some(Value::Array(words))) => Some(words.clone()),
+        _ => None,
+    });
+    if let Some(words) = words.collect::<Option<Vec<_>>>() {
         schema.remove("oneOf");
         schema.insert("type".to_owned(), json!("string"));
-        schema.insert("enum".to_owned(), Value::Array(words));
+        schema.insert("enum".to_owned(), Value::Array(words.concat()));
     }
 }
 
 /// The schema of a result, from `name: type` and `name: type?` separated by commas. Types are `str`, `int`,
-/// `num`, `bool`, `list` and `obj`; a `?` behind one is for what may be null or missing. More fields are
-/// allowed: results grow.
+/// `num`, `bool`, `list` and `obj`; a `?` behind one is for what may be missing. More fields are allowed: results
+/// grow.
 pub(crate) fn output(fields: &str) -> JsonObject {
     let mut properties = Map::new();
     let mut required = Vec::new();
@@ -107,7 +111,6 @@ pub(crate) fn output(fields: &str) -> JsonObject {
             "obj" => "object",
             other => unreachable!("no type is called {other}"),
         };
-        let kind = if is_optional { json!([kind, "null"]) } else { json!(kind) };
         properties.insert(name.to_owned(), json!({ "type": kind }));
         if !is_optional {
             required.push(json!(name));
@@ -171,7 +174,7 @@ mod tests {
             "required": ["name"],
             "properties": {
                 "name": { "type": "string", "description": "Needed." },
-                "word": { "type": "string", "enum": ["one", "two"] },
+                "word": { "type": "string", "enum": ["two", "one"] },
                 "count": { "type": "integer", "minimum": 1, "maximum": 8 },
                 "list": { "type": "array", "items": { "type": "string" } },
             },
@@ -191,7 +194,7 @@ mod tests {
         let schema = Value::Object(output("exit_code: int, hint: str?"));
         let wanted = json!({
             "type": "object",
-            "properties": { "exit_code": { "type": "integer" }, "hint": { "type": ["string", "null"] } },
+            "properties": { "exit_code": { "type": "integer" }, "hint": { "type": "string" } },
             "required": ["exit_code"],
         });
         assert_eq!(schema, wanted);

@@ -2,7 +2,7 @@
 
 use super::run::collect;
 use super::{explain, pairs, shell_command, told};
-use crate::bounded::{cut_text, entry_limit, page, text_limit};
+use crate::bounded::{cut_text, page, text_limit};
 use crate::tool::{Call, Effect, Tool, json, refused};
 use pyro_core::exec::AgentError;
 use pyro_core::limits::{self, WAIT_SECONDS};
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Output of each command in a list of them, bytes of a stream.
 const LISTED_BYTES: usize = 2 << 10;
 /// Commands in a list.
-const LISTED: u64 = 20;
+const LISTED: usize = 20;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -92,9 +92,6 @@ pub(super) struct Logs {
     /// Only commands before this number.
     #[serde(default)]
     before: Option<u64>,
-    #[serde(default)]
-    #[schemars(range(min = 1, max = 2000))]
-    limit: Option<u64>,
 }
 
 impl Tool for Logs {
@@ -102,7 +99,7 @@ impl Tool for Logs {
     const DESCRIPTION: &'static str = "The last commands with the ends of their output, or one command's output page \
                                        by page (stdout and stderr share offset).";
     const EFFECT: Effect = Effect::Reads;
-    const OUTPUT: &'static str = "workspace_id: str, entries: list";
+    const OUTPUT: &'static str = "entries: list";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let pyro = &call.server.pyro;
@@ -113,11 +110,10 @@ impl Tool for Logs {
                 vec![paged(&entry, self.offset, limit)]
             }
             None => {
-                let limit = entry_limit(Some(self.limit.unwrap_or(LISTED)))?;
                 let all = pyro.logs(&self.workspace_id).map_err(told)?;
                 let before = self.before.unwrap_or(u64::MAX);
                 let wanted: Vec<&LogEntry> = all.iter().filter(|entry| entry.sequence < before).collect();
-                let first = wanted.len().saturating_sub(limit);
+                let first = wanted.len().saturating_sub(LISTED);
                 wanted[first..].iter().map(|entry| listed(entry)).collect()
             }
         };

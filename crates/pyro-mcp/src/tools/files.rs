@@ -64,7 +64,7 @@ impl Tool for FileRead {
     const NAME: &'static str = "workspace_file_read";
     const DESCRIPTION: &'static str = "Read a text file, from a byte offset on.";
     const EFFECT: Effect = Effect::Reads;
-    const OUTPUT: &'static str = "content: str, size_bytes: int, truncated: bool, next_offset: int?";
+    const OUTPUT: &'static str = "content: str, size_bytes: int, next_offset: int?";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let max = self.max_bytes.unwrap_or(READ_BYTES);
@@ -81,7 +81,10 @@ impl Tool for FileRead {
         fields.insert("content".to_owned(), json!(String::from_utf8_lossy(part)));
         fields.insert("offset".to_owned(), json!(start));
         fields.insert("max_bytes".to_owned(), json!(max));
-        fields.insert("next_offset".to_owned(), json!((end < read.size_bytes).then_some(end)));
+        fields.insert("truncated".to_owned(), json!(end < read.size_bytes));
+        if end < read.size_bytes {
+            fields.insert("next_offset".to_owned(), json!(end));
+        }
         Ok(result)
     }
 }
@@ -118,7 +121,7 @@ impl Tool for PatchApply {
     const NAME: &'static str = "workspace_patch_apply";
     const DESCRIPTION: &'static str = "Apply a patch as git does: all of it, or nothing.";
     const EFFECT: Effect = Effect::Changes;
-    const OUTPUT: &'static str = "changed: bool, summary: obj";
+    const OUTPUT: &'static str = "changed: bool";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let applied = call.server.pyro.patch_apply(&self.workspace_id, self.patch.as_bytes()).await;

@@ -24,7 +24,7 @@ impl Tool for Diff {
     const NAME: &'static str = "workspace_diff";
     const DESCRIPTION: &'static str = "What has changed in /workspace since the baseline, as a patch for git apply.";
     const EFFECT: Effect = Effect::Reads;
-    const OUTPUT: &'static str = "changed: bool, summary: obj, patch: str, next_offset: int?";
+    const OUTPUT: &'static str = "changed: bool, patch: str, next_offset: int?";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let limit = text_limit(self.max_output_bytes)?;
@@ -48,8 +48,10 @@ impl Tool for Diff {
             ("summary".to_owned(), json(&diff.summary)),
             ("patch".to_owned(), json!(part.text)),
             ("patch_bytes".to_owned(), json!(patch.len())),
-            ("next_offset".to_owned(), json!(part.next_offset)),
         ]);
+        if let Some(next) = part.next_offset {
+            fields.insert("next_offset".to_owned(), json!(next));
+        }
         Ok(result)
     }
 }
@@ -64,7 +66,7 @@ impl Tool for Summary {
     const NAME: &'static str = "workspace_summary";
     const DESCRIPTION: &'static str = "What was done since the last reset: commands, failures, edits, exports.";
     const EFFECT: Effect = Effect::Reads;
-    const OUTPUT: &'static str = "commands: obj, events: list";
+    const OUTPUT: &'static str = "events: list";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         Ok(json(&call.server.pyro.summary(&self.workspace_id).map_err(told)?))

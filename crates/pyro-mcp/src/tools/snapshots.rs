@@ -86,7 +86,7 @@ impl Tool for Reset {
     const NAME: &'static str = "workspace_reset";
     const DESCRIPTION: &'static str = "Throw away everything since the baseline (or a snapshot) and boot from there.";
     const EFFECT: Effect = Effect::Changes;
-    const OUTPUT: &'static str = "workspace_id: str, reset_count: int, workspace_reset: obj";
+    const OUTPUT: &'static str = "workspace_id: str, reset_count: int";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         call.progress.tell("the workspace goes back");

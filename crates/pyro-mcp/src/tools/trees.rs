@@ -50,7 +50,7 @@ impl Tool for Export {
     const NAME: &'static str = "workspace_export";
     const DESCRIPTION: &'static str = "Copy one file or directory out of the workspace to the host.";
     const EFFECT: Effect = Effect::Adds;
-    const OUTPUT: &'static str = "output_path: str, artifact_type: str, bytes_written: int";
+    const OUTPUT: &'static str = "output_path: str, bytes_written: int";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let output = call.output(&self.output_path).await?;

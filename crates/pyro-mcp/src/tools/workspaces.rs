@@ -91,7 +91,7 @@ impl Tool for Create {
     const DESCRIPTION: &'static str = "Make a workspace: a Linux machine that is kept, with a copy of the project (or \
                                        of seed_path) in /workspace as its baseline. Takes seconds.";
     const EFFECT: Effect = Effect::Adds;
-    const OUTPUT: &'static str = "workspace_id: str, state: str, workspace_seed: obj";
+    const OUTPUT: &'static str = "workspace_id: str, state: str";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let name = environment(&call.server, self.environment)?;
@@ -169,7 +169,7 @@ impl Tool for List {
     const NAME: &'static str = "workspace_list";
     const DESCRIPTION: &'static str = "All workspaces, the one used last first.";
     const EFFECT: Effect = Effect::Reads;
-    const OUTPUT: &'static str = "count: int, workspaces: list";
+    const OUTPUT: &'static str = "workspaces: list";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         const SHOWN: [&str; 11] = [
@@ -227,7 +227,7 @@ impl Tool for Update {
     const NAME: &'static str = "workspace_update";
     const DESCRIPTION: &'static str = "Change a workspace's name and labels.";
     const EFFECT: Effect = Effect::Changes;
-    const OUTPUT: &'static str = "workspace_id: str, labels: obj";
+    const OUTPUT: &'static str = "workspace_id: str";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let change = UpdateWorkspace {
@@ -254,7 +254,7 @@ pub(super) struct Status {
 
 impl Tool for Status {
     const NAME: &'static str = "workspace_status";
-    const DESCRIPTION: &'static str = "One workspace: state, sizes, seed, last command, when it expires.";
+    const DESCRIPTION: &'static str = "One workspace: state, sizes, seed, last command, expiry.";
     const EFFECT: Effect = Effect::Reads;
     const OUTPUT: &'static str = "workspace_id: str, state: str";
 
@@ -308,7 +308,7 @@ impl Tool for Delete {
     const NAME: &'static str = "workspace_delete";
     const DESCRIPTION: &'static str = "Delete a workspace with everything in it. Export first what is to stay.";
     const EFFECT: Effect = Effect::Changes;
-    const OUTPUT: &'static str = "workspace_id: str, deleted: bool";
+    const OUTPUT: &'static str = "deleted: bool";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let id = call.server.pyro.delete(&self.workspace_id).await.map_err(told)?;
