@@ -9,84 +9,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::Pyro;
-
-/// A server and the client's side of its streams.
-struct Client {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-    next_id: u64,
-}
-
-impl Client {
-    /// Starts `pyro mcp serve` in `dir` and shakes hands.
-    fn start(pyro: &Pyro, dir: &Path, arguments: &[&str]) -> (Self, Value) {
-        let mut command = pyro.command(&["mcp", "serve"]);
-        command.args(arguments).current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        let mut client = Self { child, stdin, stdout, next_id: 1 };
-        let initialized = client.request(
-            "initialize",
-            &json!({
-                "protocolVersion": "2025-06-18",
-                "capabilities": {},
-                "clientInfo": { "name": "test", "version": "1" },
-            }),
-        );
-        client.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }));
-        (client, initialized)
-    }
-
-    fn send(&mut self, message: &Value) {
-        let stdin = self.stdin.as_mut().unwrap();
-        stdin.write_all(format!("{message}\n").as_bytes()).unwrap();
-        stdin.flush().unwrap();
-    }
-
-    fn request(&mut self, method: &str, params: &Value) -> Value {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
-        loop {
-            let mut line = String::new();
-            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "the server left before its answer");
-            let message: Value = serde_json::from_str(&line).unwrap();
-            if message["id"] == json!(id) {
-                return message;
-            }
-        }
-    }
-
-    fn call(&mut self, tool: &str, arguments: &Value) -> Value {
-        self.request("tools/call", &json!({ "name": tool, "arguments": arguments }))
-    }
-
-    /// The error of a call that must fail.
-    fn refusal(&mut self, tool: &str, arguments: &Value) -> Value {
-        let answer = self.call(tool, arguments);
-        assert_eq!(answer["result"]["isError"], json!(true), "{tool} {arguments}: {answer}");
-        let text = answer["result"]["content"][0]["text"].as_str().unwrap();
-        let told: Value = serde_json::from_str(text).unwrap();
-        assert_eq!(told["ok"], json!(false));
-        assert!(told["error"]["blame"].is_string() && told["error"]["message"].is_string(), "{told}");
-        told["error"].clone()
-    }
-
-    fn tools(&mut self) -> Vec<Value> {
-        self.request("tools/list", &json!({}))["result"]["tools"].as_array().unwrap().clone()
-    }
-
-    /// Closes the server's input and waits for its end.
-    fn leave(mut self) -> Option<i32> {
-        drop(self.stdin.take());
-        self.child.wait().unwrap().code()
-    }
-}
+use support::mcp::Client;
 
 #[test]
 fn the_server_tells_who_it_is_and_how_it_is_used() {

@@ -94,7 +94,7 @@ pub async fn serve_http(
     let cancel = config.cancellation_token.clone();
     let factory = {
         let server = Arc::clone(&server);
-        move || Ok(Handler { server: Arc::clone(&server) })
+        move || Ok(Handler::new(Arc::clone(&server)))
     };
     let service = StreamableHttpService::new(factory, Arc::new(LocalSessionManager::default()), config);
     let authorization: Arc<str> = format!("Bearer {}", options.token).into();

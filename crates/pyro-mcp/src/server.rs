@@ -13,13 +13,18 @@ use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
     ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig,
 };
-use rmcp::service::{Peer, RequestContext, RunningService};
-use rmcp::transport::IntoTransport;
+use rmcp::service::{Peer, RequestContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::AsFd;
 use serde_json::{Value, json};
+use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::{Semaphore, watch};
 
 /// How a server is to be.
 #[derive(Clone, Debug, Default)]
@@ -117,7 +122,16 @@ impl Server {
 /// The protocol's side of a server, one for each client.
 #[derive(Clone)]
 pub(crate) struct Handler {
-    pub(crate) server: Arc<Server>,
+    server: Arc<Server>,
+    /// Becomes true when the client is known to be gone, and no answer reaches it.
+    gone: watch::Receiver<bool>,
+}
+
+impl Handler {
+    /// For a client whose leaving the transport tells.
+    pub(crate) fn new(server: Arc<Server>) -> Self {
+        Self { server, gone: watch::channel(false).1 }
+    }
 }
 
 impl ServerHandler for Handler {
@@ -172,6 +186,7 @@ impl Handler {
         tokio::select! {
             done = work => return done,
             () = context.ct.cancelled() => {}
+            () = told_gone(self.gone.clone()) => {}
         }
         // What the call had begun was dropped with it; what is left of that goes before anybody is told.
         let _ = tokio::time::timeout(SETTLE_DEADLINE, self.server.pyro.settle()).await;
@@ -237,20 +252,22 @@ fn failure(problem: &Problem) -> CallToolResult {
     CallToolResult::error(vec![ContentBlock::text(text)])
 }
 
-/// Serves one client on a pair of streams until it leaves; what it had begun is undone then.
-pub async fn serve_stdio(server: Arc<Server>) -> Result<(), ServeError> {
-    serve(Arc::clone(&server), rmcp::transport::io::stdio()).await
+/// Waits until a client is gone; for ever where that is not told.
+async fn told_gone(mut gone: watch::Receiver<bool>) {
+    if gone.wait_for(|gone| *gone).await.is_err() {
+        std::future::pending().await
+    }
 }
 
-async fn serve<T, E, A>(server: Arc<Server>, transport: T) -> Result<(), ServeError>
-where
-    T: IntoTransport<RoleServer, E, A>,
-    E: std::error::Error + Send + Sync + 'static,
-{
-    let handler = Handler { server: Arc::clone(&server) };
+/// Serves the client on standard input and output until it leaves. Who only says nothing more still gets the answers
+/// of calls that end soon; of who is gone altogether everything that was begun is undone.
+pub async fn serve_stdio(server: Arc<Server>) -> Result<(), ServeError> {
+    let (told, gone) = watch::channel(false);
+    let handler = Handler { server: Arc::clone(&server), gone };
+    let input = Input { stdin: tokio::io::stdin(), gone: told };
     let served = async {
-        let running: RunningService<_, _> =
-            handler.serve(transport).await.map_err(|error| ServeError::Protocol(Box::new(error)))?;
+        let running = handler.serve((input, tokio::io::stdout())).await;
+        let running = running.map_err(|error| ServeError::Protocol(Box::new(error)))?;
         // It ends when the client leaves, in whatever way.
         let _ = running.waiting().await;
         Ok(())
@@ -261,6 +278,37 @@ where
         // Who says nothing and leaves did no wrong.
         Err(ServeError::Protocol(error)) if is_silence(&error) => Ok(()),
         other => other,
+    }
+}
+
+/// Standard input, whose end tells whether anybody still reads standard output.
+struct Input {
+    stdin: tokio::io::Stdin,
+    gone: watch::Sender<bool>,
+}
+
+impl AsyncRead for Input {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stdin).poll_read(context, buffer);
+        let is_end = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
+        if (is_end || matches!(polled, Poll::Ready(Err(_)))) && !has_reader(&io::stdout()) {
+            self.gone.send_replace(true);
+        }
+        polled
+    }
+}
+
+/// Whether a pipe or socket has somebody at its other end.
+fn has_reader(stream: &impl AsFd) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    match poll(&mut polled, Some(&Timespec::default())) {
+        Ok(_) => !polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
+        Err(_) => true,
     }
 }
 

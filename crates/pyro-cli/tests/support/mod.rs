@@ -4,6 +4,7 @@
 
 pub(crate) mod forest;
 pub(crate) mod host;
+pub(crate) mod mcp;
 pub(crate) mod tree;
 
 use std::collections::BTreeSet;

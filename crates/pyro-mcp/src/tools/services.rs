@@ -130,7 +130,7 @@ pub(super) struct List {
 
 impl Tool for List {
     const NAME: &'static str = "service_list";
-    const DESCRIPTION: &'static str = "The services of a workspace.";
+    const DESCRIPTION: &'static str = "The services of a workspace, by name.";
     const EFFECT: Effect = Effect::Reads;
     const OUTPUT: &'static str = "count: int, running_count: int, services: list";
 

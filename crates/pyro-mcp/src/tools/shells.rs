@@ -135,7 +135,7 @@ pub(super) struct Write {
 
 impl Tool for Write {
     const NAME: &'static str = "shell_write";
-    const DESCRIPTION: &'static str = "Type into a shell.";
+    const DESCRIPTION: &'static str = "Type into a shell, with Enter at the end.";
     const EFFECT: Effect = Effect::Changes;
     const OUTPUT: &'static str = "state: str, input_length: int";
 

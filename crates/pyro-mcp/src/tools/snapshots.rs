@@ -64,7 +64,7 @@ pub(super) struct Delete {
 
 impl Tool for Delete {
     const NAME: &'static str = "snapshot_delete";
-    const DESCRIPTION: &'static str = "Forget a snapshot.";
+    const DESCRIPTION: &'static str = "Forget a snapshot; the workspace stays as it is.";
     const EFFECT: Effect = Effect::Changes;
     const OUTPUT: &'static str = "snapshot_name: str, deleted: bool";
 
