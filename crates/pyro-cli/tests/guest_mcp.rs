@@ -40,7 +40,8 @@ fn a_fault_is_reproduced_mended_and_exported_by_tools_alone() {
     let host = Host::new();
     let dir = project(&host);
     let (mut client, _) = Client::start(&host.pyro, &dir, &["--mode", "repro-fix"]);
-    let made = client.done("workspace_create", &json!({ "name": "fix", "mem_mib": 256, "labels": { "a": "b" } }));
+    let made =
+        client.done("workspace_create", &json!({ "name": "fix", "mem_mib": 256, "labels": { "a": "b" } }));
     let seed = &made["workspace_seed"];
     assert_eq!(seed["origin_kind"], json!("git_checkout"));
     assert_eq!(seed["origin_ref"], json!(dir.canonicalize().unwrap()));
@@ -57,7 +58,10 @@ fn a_fault_is_reproduced_mended_and_exported_by_tools_alone() {
     let failed = client.done("workspace_exec", &with(json!({ "command": "sh check.sh" })));
     assert_eq!((&failed["exit_code"], &failed["sequence"]), (&json!(1), &json!(1)));
     let patch = "--- a/message.txt\n+++ b/message.txt\n@@ -1 +1 @@\n-broken\n+fixed\n";
-    assert_eq!(client.done("workspace_patch_apply", &with(json!({ "patch": patch })))["changed"], json!(true));
+    assert_eq!(
+        client.done("workspace_patch_apply", &with(json!({ "patch": patch })))["changed"],
+        json!(true)
+    );
     let passed = client.done("workspace_exec", &with(json!({ "command": "sh check.sh" })));
     assert_eq!((&passed["exit_code"], &passed["stdout"]), (&json!(0), &json!("fixed\n")));
     let diff = client.done("workspace_diff", &fix);
@@ -124,7 +128,9 @@ fn a_call_is_cancelled_while_others_are_answered() {
     // The other call does not wait for this one.
     let status = client.done("workspace_status", &json!({ "workspace_id": id }));
     assert_eq!(status["state"], json!("started"));
-    client.send(&json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": long } }));
+    client.send(
+        &json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": long } }),
+    );
     wait_until("the command to end", || {
         let commands = host.json(&["exec", "list", &id]);
         let state = commands["commands"][0]["state"].clone();
@@ -175,7 +181,10 @@ fn a_one_shot_machine_runs_one_command_in_steps() {
     client.done("vm_start", &vm);
     assert_eq!(client.refusal("vm_start", &vm)["code"], json!("wrong_state"));
     let ran = client.done("vm_exec", &exec);
-    assert_eq!((&ran["exit_code"], &ran["stdout"], &ran["stderr"]), (&json!(7), &json!("out\n"), &json!("err\n")));
+    assert_eq!(
+        (&ran["exit_code"], &ran["stdout"], &ran["stderr"]),
+        (&json!(7), &json!("out\n"), &json!("err\n"))
+    );
     assert_eq!(client.refusal("vm_status", &vm)["code"], json!("no_machine"));
     let once = client.done("vm_run", &json!({ "command": "echo once", "mem_mib": 256 }));
     assert_eq!((&once["stdout"], &once["cleanup"]["deleted"]), (&json!("once\n"), &json!(true)));

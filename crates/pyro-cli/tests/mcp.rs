@@ -36,7 +36,8 @@ fn the_daily_tools_fit_into_ten_kilobytes_and_each_is_told_whole() {
     assert_eq!(tools.len(), 17);
     client.leave();
 
-    let (mut client, _) = Client::start(&pyro, dir.path(), &["--profile", "workspace-full", "--allow-network"]);
+    let (mut client, _) =
+        Client::start(&pyro, dir.path(), &["--profile", "workspace-full", "--allow-network"]);
     let tools = client.tools();
     let names: BTreeSet<&str> = tools.iter().map(|tool| tool["name"].as_str().unwrap()).collect();
     assert_eq!(names.len(), tools.len(), "a name is there twice");
@@ -60,7 +61,11 @@ fn bad_calls_are_answered_with_a_code_and_leave_nothing() {
     for (tool, arguments, code) in [
         ("workspace_exec", json!({ "workspace_id": "x" }), "invalid_arguments"),
         ("workspace_exec", json!({ "workspace_id": 7, "command": "true" }), "invalid_arguments"),
-        ("workspace_exec", json!({ "workspace_id": "x", "command": "true", "shell": 1 }), "invalid_arguments"),
+        (
+            "workspace_exec",
+            json!({ "workspace_id": "x", "command": "true", "shell": 1 }),
+            "invalid_arguments",
+        ),
         ("workspace_exec", json!({ "workspace_id": "nowhere", "command": "true" }), "no_such_workspace"),
         ("workspace_exec", json!({ "workspace_id": "x", "command": " " }), "command_required"),
         ("workspace_create", json!({ "vcpu_count": 99 }), "out_of_range"),
@@ -80,7 +85,8 @@ fn bad_calls_are_answered_with_a_code_and_leave_nothing() {
         assert_eq!(client.refusal(tool, &arguments)["code"], json!(code), "{tool} {arguments}");
     }
     let long = "x".repeat(9 << 20);
-    let error = client.refusal("workspace_file_write", &json!({ "workspace_id": "x", "path": "f", "text": long }));
+    let error =
+        client.refusal("workspace_file_write", &json!({ "workspace_id": "x", "path": "f", "text": long }));
     assert_eq!(error["code"], json!("invalid_arguments"));
     let list = client.call("workspace_list", &json!({}));
     assert_eq!(list["result"]["structuredContent"], json!({ "count": 0, "workspaces": [] }));
@@ -113,7 +119,11 @@ fn host_paths_are_those_of_the_project_and_of_no_link_out_of_it() {
         let error = client.refusal("workspace_create", &json!({ "seed_path": path }));
         assert_eq!(error["code"], json!("path_not_allowed"), "{path}");
         let pushed = json!({ "workspace_id": "x", "source_path": path });
-        assert_eq!(client.refusal("workspace_sync_push", &pushed)["code"], json!("path_not_allowed"), "{path}");
+        assert_eq!(
+            client.refusal("workspace_sync_push", &pushed)["code"],
+            json!("path_not_allowed"),
+            "{path}"
+        );
     }
     let up = json!({ "workspace_id": "x", "path": "f", "output_path": "up/new" });
     assert_eq!(client.refusal("workspace_export", &up)["code"], json!("path_not_allowed"));
@@ -178,7 +188,8 @@ fn http_is_for_who_has_the_token() {
     let mut child = command.current_dir(dir.path()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("[mcp] url=http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
+    let address =
+        line.trim().strip_prefix("[mcp] url=http://").unwrap().strip_suffix("/mcp").unwrap().to_owned();
     let ask = |path: &str, headers: &str| {
         let body = json!({
             "jsonrpc": "2.0", "id": 1, "method": "initialize",
@@ -208,7 +219,8 @@ fn http_is_for_who_has_the_token() {
         }
     };
     let good = "Authorization: Bearer a-token-of-some-length\r\n";
-    for headers in ["", "Authorization: Bearer wrong\r\n", "Authorization: Bearer a-token-of-some-lengtH\r\n"] {
+    for headers in ["", "Authorization: Bearer wrong\r\n", "Authorization: Bearer a-token-of-some-lengtH\r\n"]
+    {
         assert!(ask("/mcp", headers).starts_with("HTTP/1.1 401"), "{headers}");
     }
     assert!(ask("/other", good).starts_with("HTTP/1.1 404"));

@@ -116,8 +116,10 @@ mod tests {
 
     #[test]
     fn what_was_cut_before_stays_told() {
-        let mut object =
-            Map::from_iter([("stdout".to_owned(), json!("ab")), ("stdout_truncated".to_owned(), json!(true))]);
+        let mut object = Map::from_iter([
+            ("stdout".to_owned(), json!("ab")),
+            ("stdout_truncated".to_owned(), json!(true)),
+        ]);
         cut_text(&mut object, "stdout", 10);
         assert_eq!(object["stdout_truncated"], json!(true));
         assert_eq!(object["stdout_bytes"], json!(2));

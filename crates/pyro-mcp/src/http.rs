@@ -57,8 +57,9 @@ impl Explain for HttpError {
             Self::NotLoopback(_) => Problem::new("not_loopback", Blame::Caller, self)
                 .with_hint("an SSH tunnel brings a loopback port to another machine"),
             Self::WeakToken => Problem::new("weak_token", Blame::Caller, self),
-            Self::Listen { .. } => Problem::new("listen_failed", Blame::Host, self)
-                .with_hint("port 0 takes one that is free"),
+            Self::Listen { .. } => {
+                Problem::new("listen_failed", Blame::Host, self).with_hint("port 0 takes one that is free")
+            }
         }
     }
 }

@@ -162,7 +162,8 @@ async fn git(arguments: &[OsString]) -> Result<(), ProjectError> {
         true => Ok(()),
         false => {
             let text = String::from_utf8_lossy(&output.stderr);
-            let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed without a word");
+            let last =
+                text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it failed without a word");
             Err(ProjectError::Clone(last.to_owned()))
         }
     }
@@ -227,6 +228,9 @@ mod tests {
         assert!(matches!(missing, ProjectError::Clone(_)), "{missing}");
         let nowhere = format!("file://{}", dir.path().join("nowhere").display());
         assert!(matches!(Project::of_repository(&nowhere, None).await, Err(ProjectError::Clone(_))));
-        assert!(matches!(Project::of_repository("--upload-pack=x", None).await, Err(ProjectError::Option(_))));
+        assert!(matches!(
+            Project::of_repository("--upload-pack=x", None).await,
+            Err(ProjectError::Option(_))
+        ));
     }
 }

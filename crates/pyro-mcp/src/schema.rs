@@ -1,8 +1,8 @@
 //! JSON schemas that cost a model few words: no titles, no formats, no null where leaving out will do.
 
 use rmcp::model::JsonObject;
-use schemars::generate::SchemaSettings;
 use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 /// The schema of a tool's arguments. What is optional may be left out, and is then not said to be nullable.
@@ -12,7 +12,9 @@ pub(crate) fn input<T: JsonSchema>() -> JsonObject {
         settings.meta_schema = None;
     });
     let schema = settings.into_generator().into_root_schema_for::<T>();
-    let Value::Object(mut schema) = schema.to_value() else { unreachable!("an argument structure is an object") };
+    let Value::Object(mut schema) = schema.to_value() else {
+        unreachable!("an argument structure is an object")
+    };
     compact(&mut schema);
     // What the structure's own doc comment says is for readers of the source; the tool has its description.
     schema.remove("description");

@@ -62,8 +62,9 @@ impl Explain for ServeError {
     fn explain(&self) -> Problem {
         match self {
             Self::State(error) => error.explain(),
-            Self::Protocol(_) => Problem::new("mcp_protocol", Blame::Caller, self)
-                .with_hint("this is a server for MCP clients; `pyro host print-config` shows how to add it to one"),
+            Self::Protocol(_) => Problem::new("mcp_protocol", Blame::Caller, self).with_hint(
+                "this is a server for MCP clients; `pyro host print-config` shows how to add it to one",
+            ),
         }
     }
 }
@@ -215,12 +216,17 @@ impl Call {
     }
 }
 
-#[expect(deprecated, reason = "clients of today name their roots; the successor is for servers that have sessions")]
+#[expect(
+    deprecated,
+    reason = "clients of today name their roots; the successor is for servers that have sessions"
+)]
 async fn client_roots(peer: &Peer<RoleServer>) -> Vec<PathBuf> {
     if peer.peer_info().is_none_or(|info| info.capabilities.roots.is_none()) {
         return Vec::new();
     }
-    let Ok(Ok(listed)) = tokio::time::timeout(ROOTS_DEADLINE, peer.list_roots()).await else { return Vec::new() };
+    let Ok(Ok(listed)) = tokio::time::timeout(ROOTS_DEADLINE, peer.list_roots()).await else {
+        return Vec::new();
+    };
     let paths = listed.roots.iter().filter_map(|root| local_path(&root.uri)?.canonicalize().ok());
     // The root of everything is no project.
     paths.filter(|path| path.is_dir() && path.parent().is_some()).collect()

@@ -306,9 +306,9 @@ mod tests {
     fn no_surface_shows_a_network_that_was_not_granted() {
         let word = |surface: Surface, granted| {
             let tools = surface.tools();
-            let told = tools.iter().map(|tool| {
-                tool.declaration("", |argument| surface.hides(tool.name, argument, granted))
-            });
+            let told = tools
+                .iter()
+                .map(|tool| tool.declaration("", |argument| surface.hides(tool.name, argument, granted)));
             serde_json::to_string(&told.map(|tool| tool.input_schema).collect::<Vec<_>>()).unwrap()
         };
         let all = Profile::ALL.map(Surface::Profile).into_iter().chain(Mode::ALL.map(Surface::Mode));

@@ -4,10 +4,10 @@ use super::run::collect;
 use super::{explain, pairs, shell_command, told};
 use crate::bounded::{cut_text, page, text_limit};
 use crate::tool::{Call, Effect, Tool, json, refused};
+use pyro_core::Problem;
 use pyro_core::exec::AgentError;
 use pyro_core::limits::{self, WAIT_SECONDS};
 use pyro_core::workspace::{KillSignal, LogEntry};
-use pyro_core::Problem;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -168,20 +168,21 @@ impl Tool for ExecWait {
 }
 
 #[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
 pub(super) enum Signal {
-    HUP,
-    INT,
-    TERM,
-    KILL,
+    Hup,
+    Int,
+    Term,
+    Kill,
 }
 
 impl From<Signal> for KillSignal {
     fn from(signal: Signal) -> Self {
         match signal {
-            Signal::HUP => Self::Hup,
-            Signal::INT => Self::Int,
-            Signal::TERM => Self::Term,
-            Signal::KILL => Self::Kill,
+            Signal::Hup => Self::Hup,
+            Signal::Int => Self::Int,
+            Signal::Term => Self::Term,
+            Signal::Kill => Self::Kill,
         }
     }
 }

@@ -22,7 +22,8 @@ pub(super) struct Export {
 
 impl Tool for Export {
     const NAME: &'static str = "workspace_disk_export";
-    const DESCRIPTION: &'static str = "Copy the whole disk of a stopped workspace to the host, as a raw ext4 image.";
+    const DESCRIPTION: &'static str =
+        "Copy the whole disk of a stopped workspace to the host, as a raw ext4 image.";
     const EFFECT: Effect = Effect::Adds;
     const OUTPUT: &'static str = "output_path: str, bytes_written: int";
 

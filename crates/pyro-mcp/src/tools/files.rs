@@ -69,7 +69,10 @@ impl Tool for FileRead {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let max = self.max_bytes.unwrap_or(READ_BYTES);
         if !(1..=MOST_READ_BYTES).contains(&max) {
-            return Err(refused("out_of_range", format!("max_bytes must be between 1 and {MOST_READ_BYTES}")));
+            return Err(refused(
+                "out_of_range",
+                format!("max_bytes must be between 1 and {MOST_READ_BYTES}"),
+            ));
         }
         let wanted = self.offset.saturating_add(max).min(*pyro_core::limits::FILE_BYTES.end());
         let read = call.server.pyro.file_read(&self.workspace_id, &self.path, wanted).await.map_err(told)?;
@@ -99,7 +102,8 @@ pub(super) struct FileWrite {
 
 impl Tool for FileWrite {
     const NAME: &'static str = "workspace_file_write";
-    const DESCRIPTION: &'static str = "Write a whole text file; directories are made. For a change use a patch.";
+    const DESCRIPTION: &'static str =
+        "Write a whole text file; directories are made. For a change use a patch.";
     const EFFECT: Effect = Effect::Changes;
     const OUTPUT: &'static str = "path: str, bytes_written: int";
 

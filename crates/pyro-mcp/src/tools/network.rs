@@ -46,7 +46,8 @@ pub(super) struct Check {
 
 impl Tool for Check {
     const NAME: &'static str = "workspace_network_check";
-    const DESCRIPTION: &'static str = "Whether the workspace's policy lets its guest reach a destination, and why.";
+    const DESCRIPTION: &'static str =
+        "Whether the workspace's policy lets its guest reach a destination, and why.";
     const EFFECT: Effect = Effect::Reads;
     const OUTPUT: &'static str = "";
 

@@ -22,7 +22,8 @@ pub(super) struct Diff {
 
 impl Tool for Diff {
     const NAME: &'static str = "workspace_diff";
-    const DESCRIPTION: &'static str = "What has changed in /workspace since the baseline, as a patch for git apply.";
+    const DESCRIPTION: &'static str =
+        "What has changed in /workspace since the baseline, as a patch for git apply.";
     const EFFECT: Effect = Effect::Reads;
     const OUTPUT: &'static str = "changed: bool, patch: str, next_offset: int?";
 
@@ -64,7 +65,8 @@ pub(super) struct Summary {
 
 impl Tool for Summary {
     const NAME: &'static str = "workspace_summary";
-    const DESCRIPTION: &'static str = "What was done since the last reset: commands, failures, edits, exports.";
+    const DESCRIPTION: &'static str =
+        "What was done since the last reset: commands, failures, edits, exports.";
     const EFFECT: Effect = Effect::Reads;
     const OUTPUT: &'static str = "events: list";
 

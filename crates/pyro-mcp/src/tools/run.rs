@@ -47,8 +47,7 @@ pub(super) struct VmRun {
 
 impl Tool for VmRun {
     const NAME: &'static str = "vm_run";
-    const DESCRIPTION: &'static str =
-        "Run one command in a fresh Linux machine that is deleted afterwards. Use a workspace for more than one.";
+    const DESCRIPTION: &'static str = "Run one command in a fresh Linux machine that is deleted afterwards. Use a workspace for more than one.";
     const EFFECT: Effect = Effect::Adds;
     const OUTPUT: &'static str = "exit_code: int, stdout: str, stderr: str";
 
@@ -75,7 +74,10 @@ impl Tool for VmRun {
             ("environment_version", json!(installed.version)),
             ("command", json!(self.command)),
             ("network_denials", json!(denied.denials)),
-            ("cleanup", json!({ "vm_id": id.as_str(), "deleted": stopped.is_ok(), "reason": "post_exec_cleanup" })),
+            (
+                "cleanup",
+                json!({ "vm_id": id.as_str(), "deleted": stopped.is_ok(), "reason": "post_exec_cleanup" }),
+            ),
         ] {
             result.insert(key.to_owned(), value);
         }
@@ -101,7 +103,8 @@ pub(super) fn machine_request(
 /// What a one-shot machine may reach.
 pub(super) fn policy(network: bool, allow: &[String]) -> Result<Option<Policy>, Problem> {
     let rule = |text: &String| network::parse_rule("allow", text).map_err(explain);
-    let rules = NetworkRules { allow: allow.iter().map(rule).collect::<Result<_, _>>()?, ..Default::default() };
+    let rules =
+        NetworkRules { allow: allow.iter().map(rule).collect::<Result<_, _>>()?, ..Default::default() };
     let wanted = if network { NetworkPolicy::Egress } else { NetworkPolicy::Off };
     rules.check(wanted).map_err(explain)?;
     Ok(network.then(|| network::enforced(wanted, &rules)))

@@ -112,7 +112,9 @@ impl Tool for Start {
             readiness,
             ready_timeout_seconds: self.ready_timeout_seconds.unwrap_or(usual.ready_timeout_seconds),
             ready_interval_ms: self.ready_interval_ms.unwrap_or(usual.ready_interval_ms),
-            restart: restart.parse().map_err(|error: pyro_core::services::ServiceSyntaxError| error.explain())?,
+            restart: restart
+                .parse()
+                .map_err(|error: pyro_core::services::ServiceSyntaxError| error.explain())?,
             autostart: self.autostart,
             publish: self.published_ports.into_iter().map(port).collect(),
             ..usual
@@ -153,7 +155,9 @@ impl Tool for Status {
     const OUTPUT: &'static str = "service_name: str, state: str";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        Ok(json(&call.server.pyro.service_status(&self.workspace_id, &self.service_name).await.map_err(told)?))
+        Ok(json(
+            &call.server.pyro.service_status(&self.workspace_id, &self.service_name).await.map_err(told)?,
+        ))
     }
 }
 
@@ -209,7 +213,9 @@ impl Tool for Restarted {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         call.progress.tell("the service restarts");
-        Ok(json(&call.server.pyro.service_restart(&self.workspace_id, &self.service_name).await.map_err(told)?))
+        Ok(json(
+            &call.server.pyro.service_restart(&self.workspace_id, &self.service_name).await.map_err(told)?,
+        ))
     }
 }
 

@@ -142,7 +142,8 @@ impl Tool for Write {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let newline = if self.append_newline { Newline::Append } else { Newline::Omit };
         let pyro = &call.server.pyro;
-        let written = pyro.shell_write(&self.workspace_id, &self.shell_id, self.input.as_bytes(), newline).await;
+        let written =
+            pyro.shell_write(&self.workspace_id, &self.shell_id, self.input.as_bytes(), newline).await;
         Ok(json(&written.map_err(told)?))
     }
 }
@@ -165,7 +166,8 @@ impl Tool for Resize {
     const OUTPUT: &'static str = "cols: int, rows: int";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        let resized = call.server.pyro.shell_resize(&self.workspace_id, &self.shell_id, self.cols, self.rows).await;
+        let resized =
+            call.server.pyro.shell_resize(&self.workspace_id, &self.shell_id, self.cols, self.rows).await;
         Ok(json(&resized.map_err(told)?))
     }
 }
@@ -181,7 +183,8 @@ pub(super) struct Signalled {
 
 impl Tool for Signalled {
     const NAME: &'static str = "shell_signal";
-    const DESCRIPTION: &'static str = "Send a signal (INT, as Ctrl-C, unless said otherwise) to what a shell runs.";
+    const DESCRIPTION: &'static str =
+        "Send a signal (INT, as Ctrl-C, unless said otherwise) to what a shell runs.";
     const EFFECT: Effect = Effect::Changes;
     const OUTPUT: &'static str = "signal: str, state: str";
 

@@ -84,7 +84,8 @@ pub(super) struct Reset {
 
 impl Tool for Reset {
     const NAME: &'static str = "workspace_reset";
-    const DESCRIPTION: &'static str = "Throw away everything since the baseline (or a snapshot) and boot from there.";
+    const DESCRIPTION: &'static str =
+        "Throw away everything since the baseline (or a snapshot) and boot from there.";
     const EFFECT: Effect = Effect::Changes;
     const OUTPUT: &'static str = "workspace_id: str, reset_count: int";
 

@@ -7,9 +7,9 @@ use crate::bounded::text_limit;
 use crate::limits::MACHINES;
 use crate::tool::{Call, Effect, Tool, json, refused};
 use pyro_core::machine::{Machine, MachineId, MachineRequest};
+use pyro_core::network::{GATEWAY_V4, GUEST_V4};
 use pyro_core::workspace::EXECUTION_MODE;
 use pyro_core::{Problem, environments};
-use pyro_core::network::{GATEWAY_V4, GUEST_V4};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -138,7 +138,8 @@ pub(super) struct ListEnvironments {}
 
 impl Tool for ListEnvironments {
     const NAME: &'static str = "vm_list_environments";
-    const DESCRIPTION: &'static str = "The environments that machines can be made of, and whether they are installed.";
+    const DESCRIPTION: &'static str =
+        "The environments that machines can be made of, and whether they are installed.";
     const EFFECT: Effect = Effect::Reads;
     const OUTPUT: &'static str = "environments: list";
 

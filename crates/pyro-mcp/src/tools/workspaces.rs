@@ -157,7 +157,6 @@ fn rules(allow: &[String], allow_only: &[String], deny: &[String]) -> Result<Net
         allow: parse("allow", allow)?,
         allow_only: parse("allow_only", allow_only)?,
         deny: parse("deny", deny)?,
-        ..NetworkRules::default()
     })
 }
 
@@ -239,7 +238,6 @@ impl Tool for Update {
                 policy: self.network_policy.map(Into::into),
                 removal: if self.clear_rules { RuleRemoval::All } else { RuleRemoval::Keep },
                 add: rules(&self.allow, &self.allow_only, &self.deny)?,
-                ..NetworkUpdate::default()
             },
         };
         Ok(json(&call.server.pyro.update(&self.workspace_id, &change).await.map_err(told)?))
@@ -289,7 +287,8 @@ pub(super) struct Stop {
 
 impl Tool for Stop {
     const NAME: &'static str = "workspace_stop";
-    const DESCRIPTION: &'static str = "End a workspace's machine, with its commands, shells and services; the disk stays.";
+    const DESCRIPTION: &'static str =
+        "End a workspace's machine, with its commands, shells and services; the disk stays.";
     const EFFECT: Effect = Effect::Changes;
     const OUTPUT: &'static str = "workspace_id: str, state: str";
 
@@ -306,7 +305,8 @@ pub(super) struct Delete {
 
 impl Tool for Delete {
     const NAME: &'static str = "workspace_delete";
-    const DESCRIPTION: &'static str = "Delete a workspace with everything in it. Export first what is to stay.";
+    const DESCRIPTION: &'static str =
+        "Delete a workspace with everything in it. Export first what is to stay.";
     const EFFECT: Effect = Effect::Changes;
     const OUTPUT: &'static str = "deleted: bool";
 
@@ -337,8 +337,7 @@ impl Tool for Fork {
     const OUTPUT: &'static str = "workspace_id: str, state: str";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        let request =
-            ForkWorkspace { name: self.name, labels: pairs(self.labels), snapshot: self.snapshot };
+        let request = ForkWorkspace { name: self.name, labels: pairs(self.labels), snapshot: self.snapshot };
         call.progress.tell("the copy boots");
         Ok(json(&call.server.pyro.fork(&self.workspace_id, &request).await.map_err(told)?))
     }

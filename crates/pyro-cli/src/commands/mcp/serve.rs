@@ -5,8 +5,8 @@ use crate::settings;
 use clap::Args;
 use pyro_core::{Blame, Explain, Problem};
 use pyro_mcp::{
-    GrantError, Grants, HttpError, HttpOptions, Mode, Options, Profile, Project, ProjectError, ServeError, Server,
-    Surface, UnknownSurface,
+    GrantError, Grants, HttpError, HttpOptions, Mode, Options, Profile, Project, ProjectError, ServeError,
+    Server, Surface, UnknownSurface,
 };
 use std::fs;
 use std::io;
