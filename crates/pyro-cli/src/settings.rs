@@ -67,6 +67,11 @@ pub(crate) fn load() -> Result<Config, SettingsError> {
     resolve(&|name| std::env::var_os(name).filter(|value| !value.is_empty()), &executable)
 }
 
+/// Where this process was started; `None` where that is gone.
+pub(crate) fn current_dir() -> Option<PathBuf> {
+    std::env::current_dir().ok()
+}
+
 /// A variable of this process that the caller named, such as a secret's value.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)

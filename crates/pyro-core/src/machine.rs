@@ -249,6 +249,11 @@ impl Machine {
         &self.started
     }
 
+    /// Whether its supervisor is there, and with it the machine.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.supervisor.try_wait(), Ok(None))
+    }
+
     /// Opens a stream to a vsock port of the guest. A port where nothing listens closes the stream at once.
     pub async fn connect(&mut self, port: u32) -> Result<UnixStream, MachineError> {
         self.link.connect(port).await

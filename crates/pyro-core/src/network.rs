@@ -19,6 +19,7 @@ pub use check::{CheckError, CheckedAddress, NetworkCheck, check};
 pub(crate) use denial::Memory;
 pub use denial::{NetworkContacts, NetworkDenial, NetworkDenials};
 pub use proxy::{HostProxy, HostProxyError};
+pub use pyro_net::guest::{GATEWAY_V4, GUEST_V4};
 pub use pyro_net::policy::{Limits, Mode, Policy, Protocol, Rule};
 pub use pyro_net::{End, FlowEvent, FlowState, OpenFlow, OpenFlows, Proxy};
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod forest;
 pub(crate) mod host;
+pub(crate) mod mcp;
 pub(crate) mod network;
 pub(crate) mod published;
 pub(crate) mod tree;

@@ -1,0 +1,31 @@
+//! Bounds, each with its reason.
+
+use std::time::Duration;
+
+/// What one answer holds of one stream, patch or file where the caller names no bound: a model reads it all, and
+/// clients cut off what is longer than some ten thousand words.
+pub const TEXT_BYTES: u64 = 16 << 10;
+/// What a caller may ask for at once.
+pub const MOST_TEXT_BYTES: u64 = 256 << 10;
+/// Entries of listings in one answer; the rest is had with `offset`.
+pub const ENTRIES: usize = 200;
+/// What a caller may ask for at once.
+pub const MOST_ENTRIES: usize = 2000;
+/// The arguments of one call, as JSON: a file of a megabyte with every byte escaped has room.
+pub const ARGUMENT_BYTES: usize = 8 << 20;
+/// Calls at once; one more is refused and not queued.
+pub const CALLS: usize = 128;
+/// One-shot machines that one server keeps.
+pub const MACHINES: usize = 16;
+/// Between two notes of progress, so that a transfer does not flood its client.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a client may take to tell its roots.
+pub const ROOTS_DEADLINE: Duration = Duration::from_secs(5);
+/// How long calls that were cut off may take to undo what they began.
+pub const SETTLE_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a clone of the project may take.
+pub const CLONE_DEADLINE: Duration = Duration::from_secs(600);
+/// A bearer token, bytes before hex.
+pub const TOKEN_BYTES: usize = 32;
+/// Connections of HTTP clients at once.
+pub const CONNECTIONS: usize = 256;
