@@ -61,8 +61,10 @@ pub const PROXY: Duration = Duration::from_secs(45);
 pub const MAX_PROXY_HEAD_BYTES: usize = 16 << 10;
 /// A proxy's URL with a long password.
 pub const MAX_PROXY_URL_BYTES: usize = 2048;
-/// The list of names that go past a proxy: hundreds. Each new flow is held against all of them.
-pub const MAX_PROXY_EXEMPT_BYTES: usize = 16 << 10;
+/// The list of names that go past a proxy. Each new flow is held against all of them.
+pub const MAX_PROXY_EXEMPT: usize = 1000;
+/// The same in bytes: with the proxy it has to fit into a message.
+pub const MAX_PROXY_EXEMPT_BYTES: usize = 8 << 10;
 /// How long a guest may take to answer our SYN-ACK.
 pub const HANDSHAKE: Duration = Duration::from_secs(20);
 /// How long a guest may leave data unacknowledged and everything else unsaid.

@@ -75,7 +75,11 @@ pub enum ProxyError {
     #[error("the proxy's URL has more than {} bytes", limits::MAX_PROXY_URL_BYTES)]
     Length,
     /// More than anybody means.
-    #[error("the list of hosts without the proxy has more than {} bytes", limits::MAX_PROXY_EXEMPT_BYTES)]
+    #[error(
+        "the list of hosts without the proxy has more than {} entries or {} bytes",
+        limits::MAX_PROXY_EXEMPT,
+        limits::MAX_PROXY_EXEMPT_BYTES
+    )]
     Exempt,
 }
 
@@ -202,6 +206,9 @@ fn parse_exempt(list: &str) -> Result<Vec<Exempt>, ProxyError> {
     }
     let mut exempt = Vec::new();
     for entry in list.split([',', ' ', '\t']).filter(|entry| !entry.is_empty()) {
+        if exempt.len() >= limits::MAX_PROXY_EXEMPT {
+            return Err(ProxyError::Exempt);
+        }
         if entry == "*" {
             exempt.push(Exempt::All);
             continue;

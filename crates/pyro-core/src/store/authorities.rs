@@ -2,11 +2,28 @@
 
 use super::ids::WorkspaceId;
 use super::row::{Damaged, Fields};
-use super::{StateStore, StoreError};
+use super::values::WorkspaceState;
+use super::workspaces::{self, Workspace};
+use super::{Durability, Millis, StateStore, StoreError, life};
 use crate::authorities::{Authorities, AuthoritySource};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 impl StateStore {
+    /// Puts certificate authorities in place of those that the workspace has.
+    pub fn set_authorities(
+        &self,
+        id: WorkspaceId,
+        authorities: &Authorities,
+        now: Millis,
+    ) -> Result<Workspace, StoreError> {
+        self.write(Durability::Disk, |tx| {
+            life::require_state(tx, id, &[WorkspaceState::Started, WorkspaceState::Stopped])?;
+            put(tx, id, authorities)?;
+            life::renew(tx, id, now)?;
+            workspaces::require(tx, id)
+        })
+    }
+
     /// The certificate authorities that a workspace's guest trusts beside its image's own.
     pub fn authorities(&self, id: WorkspaceId) -> Result<Authorities, StoreError> {
         self.read(|tx| {

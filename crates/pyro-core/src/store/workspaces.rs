@@ -338,21 +338,6 @@ impl StateStore {
         self.read(select_all)
     }
 
-    /// Puts certificate authorities in place of those that the workspace has.
-    pub fn set_authorities(
-        &self,
-        id: WorkspaceId,
-        authorities: &Authorities,
-        now: Millis,
-    ) -> Result<Workspace, StoreError> {
-        self.write(Durability::Disk, |tx| {
-            life::require_state(tx, id, &[WorkspaceState::Started, WorkspaceState::Stopped])?;
-            authorities::put(tx, id, authorities)?;
-            life::renew(tx, id, now)?;
-            require(tx, id)
-        })
-    }
-
     /// Changes name, labels and network.
     pub fn update(
         &self,

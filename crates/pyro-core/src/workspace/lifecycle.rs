@@ -64,6 +64,10 @@ impl Pyro {
         change: &UpdateWorkspace,
     ) -> Result<UpdatedWorkspace, WorkspaceError> {
         let id = self.resolve(address)?;
+        if change.uses_host_proxy == Some(true) {
+            // Else the machine's next start would be the first to tell.
+            self.config.host_proxy.parse().map_err(MachineError::from)?;
+        }
         let update = WorkspaceUpdate {
             name: NameChange::from_request(change.name.clone(), change.clear_name)?,
             labels: change.labels.iter().cloned().collect(),

@@ -54,8 +54,16 @@ fn what_is_no_proxy_is_refused_without_showing_it() {
     }
     // A password with a slash that is not written as %2F ends the authority: its rest must not be shown.
     assert!(matches!(Proxy::parse("http://", ""), Err(ProxyError::Host(_))));
-    let many = "a.b,".repeat(limits::MAX_PROXY_EXEMPT_BYTES);
-    assert_eq!(Proxy::parse("p:1", &many), Err(ProxyError::Exempt));
+    let long = format!("{}.b,", "a".repeat(60)).repeat(200);
+    for many in ["a,".repeat(limits::MAX_PROXY_EXEMPT + 1), long] {
+        assert_eq!(Proxy::parse("p:1", &many), Err(ProxyError::Exempt));
+    }
+    let most = Proxy::parse(&format!("p{}:1@p:1", "x".repeat(1500)), &"a,".repeat(limits::MAX_PROXY_EXEMPT))
+        .unwrap();
+    assert!(
+        serde_json::to_string(&most).unwrap().len() < 32 << 10,
+        "it goes into a message with everything else"
+    );
 }
 
 #[test]
