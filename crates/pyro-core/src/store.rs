@@ -55,7 +55,7 @@ pub use values::{
     ServiceStop, ShellState, SnapshotKind, UnknownWord, WorkspaceState,
 };
 pub use workspaces::{
-    Created, ImageDefaults, NameChange, NewBaseline, NewWorkspace, SecretRecord, Seed, Workspace,
+    Created, ImageDefaults, NameChange, NewBaseline, NewWorkspace, SecretRecord, Seed, SeedOrigin, Workspace,
     WorkspaceUpdate,
 };
 

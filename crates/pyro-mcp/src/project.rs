@@ -1,9 +1,9 @@
 //! The project that a server was started for: what new workspaces begin with.
 
 use crate::limits::CLONE_DEADLINE;
+use pyro_core::store::SeedOrigin;
 use pyro_core::workspace::SeedFilter;
 use pyro_core::{Blame, Explain, Problem};
-use serde::Serialize;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,18 +17,9 @@ use tokio::process::Command;
 pub struct Project {
     root: PathBuf,
     filter: SeedFilter,
-    origin: Origin,
+    origin: SeedOrigin,
     /// A clone lives as long as its server.
     _clone: Option<Arc<TempDir>>,
-}
-
-/// Where a project is from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Origin {
-    /// `git_checkout`, `directory` or `repo_url`.
-    pub(crate) origin_kind: &'static str,
-    /// The directory, or the URL with what was checked out.
-    pub(crate) origin_ref: String,
 }
 
 /// Why a project cannot be had.
@@ -73,7 +64,8 @@ impl Project {
             Some(_) => (SeedFilter::Git, "git_checkout"),
             None => (SeedFilter::All, "directory"),
         };
-        let origin = Origin { origin_kind, origin_ref: root.display().to_string() };
+        let origin =
+            SeedOrigin { origin_kind: origin_kind.to_owned(), origin_ref: root.display().to_string() };
         Ok(Self { root, filter, origin, _clone: None })
     }
 
@@ -98,7 +90,7 @@ impl Project {
             Some(reference) => format!("{url} at {reference}"),
             None => url.to_owned(),
         };
-        let origin = Origin { origin_kind: "repo_url", origin_ref };
+        let origin = SeedOrigin { origin_kind: "repo_url".to_owned(), origin_ref };
         Ok(Self { root, filter: SeedFilter::Git, origin, _clone: Some(Arc::new(dir)) })
     }
 
@@ -111,7 +103,7 @@ impl Project {
         self.filter
     }
 
-    pub(crate) fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &SeedOrigin {
         &self.origin
     }
 }
@@ -206,7 +198,7 @@ mod tests {
         assert_eq!(project.origin().origin_kind, "git_checkout");
         fs::create_dir(dir.path().join("plain")).unwrap();
         let plain = Project::of_directory(&dir.path().join("plain")).unwrap();
-        assert_eq!((plain.origin().origin_kind, plain.filter()), ("directory", SeedFilter::All));
+        assert_eq!((plain.origin().origin_kind.as_str(), plain.filter()), ("directory", SeedFilter::All));
         assert!(matches!(Project::of_directory(&root.join("file")), Err(ProjectError::NoDirectory(_))));
     }
 

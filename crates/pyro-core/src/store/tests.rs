@@ -93,6 +93,7 @@ fn new_workspace(number: u8) -> NewWorkspace {
             destination: "/workspace".to_owned(),
             entry_count: 0,
             bytes_written: 0,
+            origin: None,
         },
         secrets: Vec::new(),
         parent: None,

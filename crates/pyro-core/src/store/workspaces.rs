@@ -109,6 +109,17 @@ pub struct Seed {
     pub entry_count: u64,
     /// Bytes of files.
     pub bytes_written: u64,
+    /// Where the source is from, if its maker knows more than the path.
+    pub origin: Option<SeedOrigin>,
+}
+
+/// Where a seed is from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedOrigin {
+    /// `git_checkout`, `directory` or `repo_url`.
+    pub origin_kind: String,
+    /// The directory, or the URL with what was checked out.
+    pub origin_ref: String,
 }
 
 /// A secret, without its value.
@@ -250,9 +261,9 @@ impl StateStore {
                 "INSERT INTO workspaces (id, name, environment, environment_version, base_key, base_rootfs, kernel, \
                     vcpu_count, mem_mib, disk_mib, ttl_seconds, network_policy, image, seed_mode, seed_path, \
                     seed_destination, seed_entry_count, seed_bytes_written, top_layer, state, created_at, \
-                    last_activity_at, expires_at, network_rules, uses_host_proxy) \
+                    last_activity_at, expires_at, network_rules, uses_host_proxy, seed_origin) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
-                    ?21, ?21, ?22, ?23, ?24)",
+                    ?21, ?21, ?22, ?23, ?24, ?25)",
                 params![
                     new.id,
                     name,
@@ -278,6 +289,7 @@ impl StateStore {
                     life::expiry(row::stored(new.ttl_seconds), now),
                     stored_rules(&new.network_rules),
                     new.uses_host_proxy,
+                    new.seed.origin.as_ref().map(stored_origin),
                 ],
             )?;
             insert_labels(tx, new.id, &labels)?;
@@ -384,6 +396,10 @@ fn stored_rules(rules: &NetworkRules) -> String {
     serde_json::to_string(rules).expect("lists of text are JSON")
 }
 
+fn stored_origin(origin: &SeedOrigin) -> String {
+    serde_json::to_string(origin).expect("two texts are JSON")
+}
+
 fn insert_labels(
     tx: &Transaction<'_>,
     id: WorkspaceId,
@@ -476,6 +492,7 @@ pub(super) fn select_all(tx: &Transaction<'_>) -> Result<Vec<Result<Workspace, D
 fn parse(fields: &Fields<'_>) -> Result<Workspace, Damaged> {
     let image: String = fields.get("image")?;
     let network_rules: String = fields.get("network_rules")?;
+    let origin: Option<String> = fields.get("seed_origin")?;
     Ok(Workspace {
         id: fields.get("id")?,
         name: fields.get("name")?,
@@ -501,6 +518,9 @@ fn parse(fields: &Fields<'_>) -> Result<Workspace, Damaged> {
             destination: fields.get("seed_destination")?,
             entry_count: fields.count("seed_entry_count")?,
             bytes_written: fields.count("seed_bytes_written")?,
+            origin: origin
+                .map(|text| serde_json::from_str(&text).map_err(|error| fields.damaged("seed_origin", error)))
+                .transpose()?,
         },
         secrets: Vec::new(),
         top_layer: fields.get("top_layer")?,

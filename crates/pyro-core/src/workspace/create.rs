@@ -12,8 +12,8 @@ use crate::machine::{EngineChoice, Link, MachineError, MachineRequest, unexpecte
 use crate::network::NetworkRules;
 use crate::places::{FileLock, Hold, create_private_dir};
 use crate::store::{
-    self, Departure, NetworkPolicy, NewWorkspace, SecretRecord, Seed, SeedMode, WorkspaceId, WorkspaceState,
-    names,
+    self, Departure, NetworkPolicy, NewWorkspace, SecretRecord, Seed, SeedMode, SeedOrigin, WorkspaceId,
+    WorkspaceState, names,
 };
 use crate::supervisor::protocol::{Answer, Request};
 use crate::transfer::{self, SeedFilter, SeedSource};
@@ -47,6 +47,8 @@ pub struct CreateWorkspace {
     pub seed_path: Option<PathBuf>,
     /// What of that directory.
     pub seed_filter: SeedFilter,
+    /// Where that is from, for the records, where more is known than the path.
+    pub seed_origin: Option<SeedOrigin>,
     /// Secrets, handed to the guest in memory alone.
     pub secrets: Vec<SecretSpec>,
     /// What to call it.
@@ -75,6 +77,7 @@ impl CreateWorkspace {
             authorities: Authorities::default(),
             seed_path: None,
             seed_filter: SeedFilter::All,
+            seed_origin: None,
             secrets: Vec::new(),
             name: None,
             labels: Vec::new(),
@@ -146,6 +149,7 @@ pub(super) struct Checked {
     secrets: Vec<(String, SecretText)>,
     secret_records: Vec<SecretRecord>,
     seed: Option<SeedSource>,
+    seed_origin: Option<SeedOrigin>,
 }
 
 impl Checked {
@@ -180,6 +184,7 @@ impl Checked {
                 Some(path) => Some(SeedSource::open(path, request.seed_filter).await?),
                 None => None,
             },
+            seed_origin: request.seed_origin.clone(),
         })
     }
 
@@ -208,6 +213,7 @@ impl Checked {
             secrets,
             secret_records: source.secrets.clone(),
             seed: None,
+            seed_origin: None,
         })
     }
 }
@@ -309,7 +315,7 @@ impl Pyro {
         self.places.reach(FaultPoint::CreateLayer);
         let new = NewWorkspace {
             id,
-            seed: seed_of(seed, &origin),
+            seed: seed_of(seed, checked.seed_origin, &origin),
             name: checked.name,
             labels: checked.labels,
             environment: origin.environment,
@@ -380,7 +386,7 @@ impl Pyro {
     }
 }
 
-fn seed_of(seed: Option<&SeedSource>, origin: &Origin) -> Seed {
+fn seed_of(seed: Option<&SeedSource>, seed_origin: Option<SeedOrigin>, origin: &Origin) -> Seed {
     let (mode, seed_path) = match (seed, &origin.source) {
         (Some(seed), _) if seed.mode() == transfer::SeedMode::TarArchive => {
             (SeedMode::TarArchive, Some(seed.path().to_owned()))
@@ -389,5 +395,12 @@ fn seed_of(seed: Option<&SeedSource>, origin: &Origin) -> Seed {
         (None, Some(source)) => (SeedMode::Snapshot, Some(PathBuf::from(source))),
         (None, None) => (SeedMode::Empty, None),
     };
-    Seed { mode, seed_path, destination: WORKSPACE_PATH.to_owned(), entry_count: 0, bytes_written: 0 }
+    Seed {
+        mode,
+        seed_path,
+        destination: WORKSPACE_PATH.to_owned(),
+        entry_count: 0,
+        bytes_written: 0,
+        origin: seed_origin,
+    }
 }

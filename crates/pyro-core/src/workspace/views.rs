@@ -3,7 +3,7 @@
 use super::{EXECUTION_MODE, Pyro, WorkspaceError, garbage};
 use crate::authorities::AuthoritySource;
 use crate::network::NetworkRules;
-use crate::store::{NetworkPolicy, StoreError, Workspace, WorkspaceId, WorkspaceState};
+use crate::store::{NetworkPolicy, SeedOrigin, StoreError, Workspace, WorkspaceId, WorkspaceState};
 use pyro_net::guest::GUEST_V4;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -94,6 +94,9 @@ pub struct SeedView {
     pub entry_count: u64,
     /// Bytes of file contents.
     pub bytes_written: u64,
+    /// Where it is from, as `origin_kind` and `origin_ref`, where its maker knew more than the path.
+    #[serde(flatten)]
+    pub origin: Option<SeedOrigin>,
 }
 
 /// A secret without its value.
@@ -204,6 +207,7 @@ impl Pyro {
                 destination: workspace.seed.destination,
                 entry_count: workspace.seed.entry_count,
                 bytes_written: workspace.seed.bytes_written,
+                origin: workspace.seed.origin,
             },
             secrets: workspace
                 .secrets

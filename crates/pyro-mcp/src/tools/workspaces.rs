@@ -96,7 +96,7 @@ impl Tool for Create {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let name = environment(&call.server, self.environment)?;
         let usual = CreateWorkspace::new(&name);
-        let (seed_path, seed_filter, origin) = match (self.seed_path, &call.server.options.project) {
+        let (seed_path, seed_filter, seed_origin) = match (self.seed_path, &call.server.options.project) {
             (Some(path), _) => (Some(call.source(&path).await?), SeedFilter::All, None),
             (None, Some(project)) => {
                 (Some(project.root().to_owned()), project.filter(), Some(project.origin().clone()))
@@ -116,6 +116,7 @@ impl Tool for Create {
             network_rules: rules(&self.allow, &self.allow_only, &self.deny)?,
             seed_path,
             seed_filter,
+            seed_origin,
             secrets,
             name: self.name,
             labels: pairs(self.labels),
@@ -126,13 +127,7 @@ impl Tool for Create {
             CreateProgress::Seeded(bytes) => call.progress.bytes("seed", bytes),
         };
         let pulling = Arc::new(call.progress.clone());
-        let view = call.server.pyro.create(&request, pulling, &told_client).await.map_err(told)?;
-        let mut result = json(&view);
-        if let (Some(origin), Some(seed)) = (origin, result["workspace_seed"].as_object_mut()) {
-            seed.insert("origin_kind".to_owned(), json!(origin.origin_kind));
-            seed.insert("origin_ref".to_owned(), json!(origin.origin_ref));
-        }
-        Ok(result)
+        Ok(json(&call.server.pyro.create(&request, pulling, &told_client).await.map_err(told)?))
     }
 }
 

@@ -143,6 +143,7 @@ impl Create {
             authorities: self.authorities.read()?,
             seed_path: self.seed_path.as_deref().map(host_path),
             seed_filter: self.seed_filter.into(),
+            seed_origin: None,
             secrets: arguments::secrets(&self.secret, &self.secret_file, &settings::variable)?,
             name: self.name,
             labels: arguments::labels(&self.label)?,

@@ -35,11 +35,3 @@ CREATE TABLE services (
 CREATE INDEX services_live ON services (workspace) WHERE state IN ('starting', 'running', 'backoff');
 -- What refines `network_policy`: lists of rules, as JSON.
 ALTER TABLE workspaces ADD COLUMN network_rules TEXT NOT NULL DEFAULT '{}';
--- Whether the guest's connections to names go through the host's proxy, which is never on record itself.
-ALTER TABLE workspaces ADD COLUMN uses_host_proxy INTEGER NOT NULL DEFAULT 0;
--- Certificate authorities beside the image's own: PEM text, and as JSON where it came from.
-CREATE TABLE authorities (
-    workspace TEXT PRIMARY KEY REFERENCES workspaces (id) ON DELETE CASCADE,
-    sources TEXT NOT NULL,
-    pem TEXT NOT NULL
-) STRICT;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::authorities::{Authorities, AuthoritySource};
 use crate::network::NetworkUpdate;
+use crate::store::SeedOrigin;
 use std::os::unix::ffi::OsStrExt;
 
 fn labelled(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -38,7 +39,12 @@ fn a_workspace_is_read_as_it_was_made() {
             cwd: Some("/src".to_owned()),
             user: None,
         },
-        seed: Seed { mode: SeedMode::Directory, seed_path: Some("./repo".into()), ..new_workspace(1).seed },
+        seed: Seed {
+            mode: SeedMode::Directory,
+            seed_path: Some("./repo".into()),
+            origin: Some(SeedOrigin { origin_kind: "repo_url".to_owned(), origin_ref: "u at r".to_owned() }),
+            ..new_workspace(1).seed
+        },
         secrets: vec![
             SecretRecord { name: "B".to_owned(), source_kind: SecretSource::File },
             SecretRecord { name: "A".to_owned(), source_kind: SecretSource::Literal },

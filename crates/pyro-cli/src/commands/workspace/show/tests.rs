@@ -39,6 +39,7 @@ fn plain() -> WorkspaceView {
             destination: "/workspace".into(),
             entry_count: 3,
             bytes_written: 40,
+            origin: None,
         },
         secrets: vec![],
         command_count: 0,
