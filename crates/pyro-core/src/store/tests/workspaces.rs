@@ -17,6 +17,15 @@ fn authorities() -> Authorities {
     Authorities::stored(vec![source], "-----BEGIN CERTIFICATE-----".to_owned())
 }
 
+fn seed_of_a_clone() -> Seed {
+    Seed {
+        mode: SeedMode::Directory,
+        seed_path: Some("./repo".into()),
+        origin: Some(SeedOrigin { origin_kind: "repo_url".to_owned(), origin_ref: "u at r".to_owned() }),
+        ..new_workspace(1).seed
+    }
+}
+
 #[test]
 fn a_workspace_is_read_as_it_was_made() {
     let fixture = Fixture::new();
@@ -39,12 +48,7 @@ fn a_workspace_is_read_as_it_was_made() {
             cwd: Some("/src".to_owned()),
             user: None,
         },
-        seed: Seed {
-            mode: SeedMode::Directory,
-            seed_path: Some("./repo".into()),
-            origin: Some(SeedOrigin { origin_kind: "repo_url".to_owned(), origin_ref: "u at r".to_owned() }),
-            ..new_workspace(1).seed
-        },
+        seed: seed_of_a_clone(),
         secrets: vec![
             SecretRecord { name: "B".to_owned(), source_kind: SecretSource::File },
             SecretRecord { name: "A".to_owned(), source_kind: SecretSource::Literal },
