@@ -1,7 +1,7 @@
 //! For whom a connection says it is: the server name of a TLS hello, the host of an HTTP request.
 //!
 //! Nothing passes before it agrees with the name that was allowed: of TLS the first bytes, of HTTP the head of each
-//! request of the connection, see [`Requests`].
+//! request of the connection, see `Requests`.
 
 mod requests;
 
