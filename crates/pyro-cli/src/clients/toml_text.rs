@@ -20,9 +20,12 @@ pub(super) fn put(
     let plain = if with_returns { text.replace("\r\n", "\n") } else { text.to_owned() };
     let mut document: DocumentMut =
         plain.parse().map_err(|error| DocumentError::TomlEdit(Box::new(error)))?;
-    if document.to_string() != plain {
+    // It ends the last line, too.
+    let is_open = !plain.is_empty() && !plain.ends_with('\n');
+    if document.to_string().trim_end_matches('\n') != plain.trim_end_matches('\n') {
         return Err(DocumentError::Entangled);
     }
+    let is_new = tables.first().is_some_and(|name| !document.contains_key(name));
     let mut table: &mut dyn TableLike = document.as_table_mut();
     let mut inline = false;
     for name in tables {
@@ -44,8 +47,25 @@ pub(super) fn put(
     for (name, value) in fields {
         set(own, name, value);
     }
-    let edited = document.to_string();
+    if is_new && !inline {
+        close(&mut document, &tables[0]);
+    }
+    let mut edited = document.to_string();
+    if is_open && edited.ends_with('\n') {
+        edited.pop();
+    }
     Ok(if with_returns { edited.replace('\n', "\r\n") } else { edited })
+}
+
+/// Comments at the end of a document belong to what is above them, not to the table that comes last now.
+fn close(document: &mut DocumentMut, name: &str) {
+    let end = document.trailing().as_str().unwrap_or_default().to_owned();
+    let own = document.get_mut(name).and_then(|table| table.get_mut(ENTRY)).and_then(Item::as_table_mut);
+    if let Some(own) = own.filter(|_| !end.trim().is_empty()) {
+        let end = if end.ends_with('\n') { end } else { format!("{end}\n") };
+        own.decor_mut().set_prefix(format!("{end}\n"));
+        document.set_trailing("");
+    }
 }
 
 fn empty(inline: bool, implicit: bool) -> Item {
