@@ -312,7 +312,7 @@ fn programs_of_clients_add_what_is_missing_and_get_words_as_they_are() {
 #[test]
 fn a_program_that_fails_is_quoted() {
     let desk = Desk::new();
-    desk.program("codex", "echo 'no room' >&2; exit 3");
+    desk.program("codex", "echo 'a warning' >&2; echo 'no room' >&2; exit 3");
     let ran = desk.host(&["connect", "codex", "--json"]);
     assert_eq!(ran.code, Some(5), "{ran:?}");
     let told: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -330,6 +330,17 @@ fn what_claude_keeps_for_one_project_is_seen() {
     assert_eq!(desk.state("claude-code"), "present");
     let report = desk.done(&["doctor", "claude-code"]).stdout;
     assert!(report.contains("- local present: "), "{report}");
+}
+
+#[test]
+fn an_entry_that_counts_more_is_told() {
+    let desk = Desk::new();
+    desk.write("project/.cursor/mcp.json", "{\"mcpServers\": {\"pyro\": {\"command\": \"other\"}}}");
+    let connected = desk.done(&["connect", "cursor"]);
+    assert!(connected.stderr.contains("another entry counts: the one in "), "{connected:?}");
+    desk.done(&["repair", "cursor"]);
+    let again = desk.json(&["connect", "cursor"]);
+    assert_eq!((&again["overridden_by"], &again["changed"]), (&Value::Null, &Value::from(false)));
 }
 
 #[test]

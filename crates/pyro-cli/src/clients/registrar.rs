@@ -70,8 +70,9 @@ impl Registration {
         if ended.status.success() {
             return Ok(());
         }
-        let texts = [&ended.stderr, &ended.stdout].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        let said = texts.iter().flat_map(|text| text.lines()).find(|line| !line.trim().is_empty());
+        // What went wrong comes last, after warnings.
+        let texts = [&ended.stdout, &ended.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let said = texts.iter().flat_map(|text| text.lines()).rfind(|line| !line.trim().is_empty());
         let told = said.map_or_else(|| ended.status.to_string(), |line| line.trim().to_owned());
         Err(RegisterError::Failed { program: self.program.clone(), told })
     }

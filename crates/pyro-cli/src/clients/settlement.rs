@@ -16,6 +16,7 @@ pub(crate) struct Settlement {
     place: Place,
     launch: Launch,
     standing: Standing,
+    overridden_by: Option<PathBuf>,
     step: Step,
 }
 
@@ -39,6 +40,8 @@ pub(crate) struct Done {
     pub(crate) before: Standing,
     /// How it is now, as far as that can be read.
     pub(crate) after: Option<Standing>,
+    /// Where another entry is that counts more in this project, and is not as it is wanted.
+    pub(crate) overridden_by: Option<PathBuf>,
     /// Whether something was done.
     pub(crate) changed: bool,
     /// Whether that was only looked at.
@@ -70,7 +73,8 @@ impl Settlement {
                 Step::Edit { file: Box::new(found.file), text }
             }
         };
-        Ok(Self { client, place, launch: launch.clone(), standing, step })
+        let overridden_by = overriding(client, scope, launch, around);
+        Ok(Self { client, place, launch: launch.clone(), standing, overridden_by, step })
     }
 
     pub(crate) fn is_needed(&self) -> bool {
@@ -105,12 +109,23 @@ impl Settlement {
             path: self.place.path.clone(),
             before: self.standing.clone(),
             after: Found::read(self.client, &self.place, &self.launch).ok().map(|found| found.standing()),
+            overridden_by: self.overridden_by.clone(),
             changed: self.is_needed() && !dry_run,
             dry_run,
             command,
             diff,
         }
     }
+}
+
+/// The file of an entry that the client prefers to that of `scope`, where it starts another server.
+fn overriding(client: Client, scope: Scope, launch: &Launch, around: &Surroundings) -> Option<PathBuf> {
+    let preferred = client.places(around).into_iter().skip_while(|place| place.scope != scope).skip(1);
+    let drifted = preferred.filter(|place| {
+        let found = Found::read(client, place, launch);
+        found.is_ok_and(|found| matches!(found.standing(), Standing::Drifted(_)))
+    });
+    drifted.last().map(|place| place.path)
 }
 
 /// A client's file, and what it says of pyro.

@@ -41,6 +41,25 @@ fn json_keeps_line_ends_and_an_empty_text_becomes_a_whole_one() {
 }
 
 #[test]
+fn comments_in_odd_places_stay_where_they_are() {
+    for (text, wanted) in [
+        ("// only this\n", "// only this\n{\n"),
+        ("{\"a\":1 /*x*/}", "/*x*/"),
+        ("{ // first\n}\n", "{ // first\n"),
+        (
+            "{\n    \"mcpServers\": { // mine\n    }\n}\n",
+            "{ // mine\n        \"pyro\": {\n            \"command\"",
+        ),
+        ("{\"mcpServers\": {\"o\": {} // last\n}}", "// last\n"),
+        ("{\n  \"a\": 1 // no comma\n}\n", "\"a\": 1, // no comma\n"),
+    ] {
+        let put = put_json(text).unwrap();
+        assert!(put.contains(wanted), "{put}");
+        assert_eq!(put_json(&put).unwrap(), put);
+    }
+}
+
+#[test]
 fn only_fields_that_differ_are_written_over() {
     let text = "{\"mcpServers\": {\"pyro\": {\n  \"env\": {\"A\": \"b\"}, // keep\n  \"command\": \"/old/pyro\", // why\n  \"args\": [\"mcp\", \"serve\"]\n}}}";
     assert_eq!(put_json(text).unwrap(), text.replace("/old/pyro", "pyro"));

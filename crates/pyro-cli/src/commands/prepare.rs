@@ -120,7 +120,7 @@ impl Prepare {
         };
         if let Some(id) = made.take() {
             // Where this fails too, its time to live ends it; the first failure is what is told.
-            let _ = with_pyro(Format::Human, async |pyro| pyro.delete(&id).await);
+            let _ = with_pyro(Format::Human, async |pyro| Ok(pyro.delete(&id).await.is_ok()));
         }
         Err(failed)
     }

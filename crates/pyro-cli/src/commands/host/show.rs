@@ -22,6 +22,10 @@ pub(super) fn done(done: &Done) {
     if done.changed && done.after != Some(Standing::Present) {
         output::note("[host] the entry is not found there now: ask the client which servers it has");
     }
+    if let Some(path) = &done.overridden_by {
+        let path = printable(&path.to_string_lossy());
+        output::note(format_args!("[host] here another entry counts: the one in {path}"));
+    }
 }
 
 pub(super) fn reports(reports: &[ClientReport]) {
