@@ -4,8 +4,10 @@
 //! `config.toml` are read in `settings` alone.
 
 mod cli;
+mod clients;
 mod commands;
 mod output;
+mod readiness;
 mod settings;
 
 use clap::Parser;

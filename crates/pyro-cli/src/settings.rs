@@ -39,7 +39,7 @@ struct RegistrySection {
 /// Why settings cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("neither {0} nor HOME is set")]
+    #[error("{}", no_home(.0))]
     NoHome(&'static str),
     #[error("cannot read `{path}`")]
     Read { path: PathBuf, source: io::Error },
@@ -47,6 +47,8 @@ pub(crate) enum SettingsError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("cannot find this executable's own path")]
     Executable(#[source] io::Error),
+    #[error("the directory that pyro was started in is gone")]
+    CurrentDir(#[source] io::Error),
 }
 
 impl Explain for SettingsError {
@@ -57,6 +59,7 @@ impl Explain for SettingsError {
             Self::Read { .. } | Self::Parse { .. } => Problem::new("bad_config", Blame::Caller, self)
                 .with_hint("docs/configuration.md lists what config.toml may hold"),
             Self::Executable(_) => Problem::new("no_executable_path", Blame::Host, self),
+            Self::CurrentDir(_) => Problem::new("no_current_dir", Blame::Caller, self),
         }
     }
 }
@@ -65,6 +68,40 @@ impl Explain for SettingsError {
 pub(crate) fn load() -> Result<Config, SettingsError> {
     let executable = std::env::current_exe().map_err(SettingsError::Executable)?;
     resolve(&|name| std::env::var_os(name).filter(|value| !value.is_empty()), &executable)
+}
+
+/// Where this process is, and where other programs of its user keep their configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    /// The user's home.
+    pub(crate) home: PathBuf,
+    /// Where programs keep configuration that has no place of its own.
+    pub(crate) config_home: PathBuf,
+    /// Another home of Claude Code.
+    pub(crate) claude_config_dir: Option<PathBuf>,
+    /// Another home of Codex.
+    pub(crate) codex_home: Option<PathBuf>,
+    /// A search path for programs.
+    pub(crate) program_path: OsString,
+    /// This executable.
+    pub(crate) executable: PathBuf,
+    /// Where this process was started.
+    pub(crate) current_dir: PathBuf,
+}
+
+/// Looks at the surroundings of this process.
+pub(crate) fn surroundings() -> Result<Surroundings, SettingsError> {
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let home = var("HOME").map(PathBuf::from).ok_or(SettingsError::NoHome("HOME"))?;
+    Ok(Surroundings {
+        config_home: var("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from),
+        claude_config_dir: var("CLAUDE_CONFIG_DIR").map(PathBuf::from),
+        codex_home: var("CODEX_HOME").map(PathBuf::from),
+        program_path: var("PATH").unwrap_or_default(),
+        executable: std::env::current_exe().map_err(SettingsError::Executable)?,
+        current_dir: std::env::current_dir().map_err(SettingsError::CurrentDir)?,
+        home,
+    })
 }
 
 /// Where this process was started; `None` where that is gone.
@@ -83,6 +120,13 @@ pub(crate) fn host_authorities() -> Result<Vec<Vec<u8>>, String> {
     match found.errors.first() {
         Some(error) if found.certs.is_empty() => Err(error.to_string()),
         Some(_) | None => Ok(found.certs.iter().map(|certificate| certificate.to_vec()).collect()),
+    }
+}
+
+fn no_home(name: &str) -> String {
+    match name {
+        "HOME" => "HOME is not set".to_owned(),
+        name => format!("neither {name} nor HOME is set"),
     }
 }
 

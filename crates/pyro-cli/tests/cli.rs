@@ -327,6 +327,21 @@ fn what_could_be_a_secrets_value_is_not_repeated() {
 }
 
 #[test]
+fn an_environment_that_is_not_installed_is_cold() {
+    let (pyro, cache) = (Pyro::new(), tempfile::tempdir().unwrap());
+    let doctor = |name: &str| {
+        let mut command = pyro.command(&["doctor", "--json", "--environment", name]);
+        let output = command.env("PYRO_ENVIRONMENT_CACHE_DIR", cache.path()).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let readiness = &doctor("debian:12")["readiness"];
+    assert_eq!(readiness["state"], "cold");
+    assert_eq!(readiness["reasons"], serde_json::json!(["it is not installed"]));
+    assert_eq!(doctor("debian:no such")["error"]["code"], "unknown_environment");
+    assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "looking makes nothing");
+}
+
+#[test]
 fn completion_names_the_commands() {
     let ran = Pyro::new().run(&["completion", "bash"]);
     assert!(ran.stdout.contains("doctor") && ran.stdout.contains("env"), "{ran:?}");

@@ -1,6 +1,6 @@
 //! pyro for models.
 
-mod serve;
+pub(crate) mod serve;
 
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
