@@ -11,8 +11,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Workspaces begin with this directory's checkout, and nothing else of the host is reached.
     let project = Project::around(&std::env::current_dir()?);
     let roots: Vec<_> = project.iter().map(|project| project.root().to_owned()).collect();
-    let options =
-        Options { surface: Surface::Mode(Mode::ReproFix), grants: Grants::new(&roots)?, project };
+    let options = Options { surface: Surface::Mode(Mode::ReproFix), grants: Grants::new(&roots)?, project };
     serve_stdio(Server::open(places::config()?, options)?).await?;
     Ok(())
 }

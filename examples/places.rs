@@ -5,7 +5,7 @@ use pyro_core::machine::EngineChoice;
 use std::path::{Path, PathBuf};
 
 /// The configuration of an example, after `cargo xtask demo` has built everything that it names.
-pub fn config() -> Result<Config, Box<dyn std::error::Error>> {
+pub(crate) fn config() -> Result<Config, Box<dyn std::error::Error>> {
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
     let programs = build.join("release");
     let home = PathBuf::from(std::env::var_os("HOME").ok_or("HOME is not set")?);

@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..NetworkRules::default()
     };
     let policy = enforced(NetworkPolicy::Egress, &rules);
-    for destination in ["127.0.0.1:5432", "127.0.0.1:22", "10.0.0.5:443", "9.9.9.9:443", "169.254.169.254:80"] {
+    for destination in ["127.0.0.1:5432", "127.0.0.1:22", "10.0.0.5:443", "9.9.9.9:443", "169.254.169.254:80"]
+    {
         let told = check(&policy, None, destination)?;
         println!("{destination}: {}", serde_json::to_string(&told)?);
     }
