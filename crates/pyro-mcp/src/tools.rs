@@ -128,3 +128,8 @@ fn pairs(map: BTreeMap<String, String>) -> Vec<(String, String)> {
 fn default_environment() -> String {
     ENVIRONMENT.to_owned()
 }
+
+/// Where a workspace's tree is, for tools that begin there unless told otherwise.
+fn workspace_path() -> String {
+    pyro_core::workspace::WORKSPACE_PATH.to_owned()
+}

@@ -8,10 +8,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-fn workspace() -> String {
-    pyro_core::workspace::WORKSPACE_PATH.to_owned()
-}
-
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Export {
@@ -38,7 +34,7 @@ impl Tool for Export {
 #[serde(deny_unknown_fields)]
 pub(super) struct List {
     workspace_id: String,
-    #[serde(default = "workspace")]
+    #[serde(default = "super::workspace_path")]
     path: String,
     #[serde(default)]
     recursive: bool,

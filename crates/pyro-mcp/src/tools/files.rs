@@ -13,16 +13,11 @@ const READ_BYTES: u64 = 64 << 10;
 /// What it gives at most.
 const MOST_READ_BYTES: u64 = 1 << 20;
 
-/// The whole tree.
-fn workspace() -> String {
-    pyro_core::workspace::WORKSPACE_PATH.to_owned()
-}
-
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileList {
     pub(super) workspace_id: String,
-    #[serde(default = "workspace")]
+    #[serde(default = "super::workspace_path")]
     path: String,
     #[serde(default)]
     recursive: bool,

@@ -8,17 +8,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-fn workspace() -> String {
-    pyro_core::workspace::WORKSPACE_PATH.to_owned()
-}
-
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SyncPush {
     workspace_id: String,
     /// Host directory or tar archive.
     source_path: String,
-    #[serde(default = "workspace")]
+    #[serde(default = "super::workspace_path")]
     dest: String,
 }
 
