@@ -3,6 +3,7 @@
 mod bare_boot;
 mod clock;
 mod network;
+mod published_ports;
 mod services;
 mod shells;
 mod table;
@@ -47,6 +48,8 @@ enum Part {
     Shells,
     /// Services: start, stop, and what goes into a log
     Services,
+    /// Published ports beside connections without a guest: both ways, and the time of a request
+    PublishedPorts,
     /// The network stack beside pasta; as root
     Network,
 }
@@ -108,10 +111,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => services::measure(&pyro, &place, &mut table),
         false => Ok(()),
     };
+    let ports = match arguments.wants(Part::PublishedPorts) {
+        true => published_ports::measure(&pyro, &place, &mut table),
+        false => Ok(()),
+    };
     for line in table.lines() {
         output::line(&line);
     }
     let rest = shells.context("shells").and(services.context("services"));
+    let rest = rest.and(ports.context("published ports"));
     workspaces.context("workspaces").and(large.context("large tree")).and(rest)
 }
 

@@ -17,6 +17,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("bc", "kernel build"),
     ("bison", "kernel build"),
     ("build-essential", "compiler and linker: kernel build, crates with C in them"),
+    ("curl", "tests of published ports ask as a user would"),
     ("docker-registry", "the registry tests and the replayed first run"),
     ("e2fsprogs", "e2fsck and debugfs check the file systems that pyro writes"),
     ("fakechroot", "mmdebstrap without root where user namespaces are closed"),

@@ -16,7 +16,18 @@ use crate::counts::{Counts, Reader};
 use crate::{output, steps};
 
 /// How long one test binary may run. The guest suite boots tens of emulated machines of some seconds each.
-const BINARY_TIME_LIMIT: Duration = Duration::from_secs(20 * 60);
+const BINARY_TIME: Times = Times { run: Duration::from_secs(20 * 60), linger: Duration::from_secs(10) };
+/// Between two looks at whether a silent binary has ended.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a test binary is waited for.
+#[derive(Clone, Copy)]
+struct Times {
+    /// To its end.
+    run: Duration,
+    /// From its end to its output's, which a process that it has left may hold open.
+    linger: Duration,
+}
 
 /// What a test needs, after the rings of the style guide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +83,19 @@ pub(crate) fn build() -> Result<Vec<TestBinary>> {
     let mut cargo =
         steps::cargo(&["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
     output::step("build the tests: cargo test --workspace --no-run");
+    built(&mut cargo)
+}
+
+/// Builds one binary of tests, with the programs that guests need.
+pub(crate) fn build_guest_test(name: &str) -> Result<TestBinary> {
+    steps::run("programs", &mut steps::cargo(&["build", "-p", "pyro-cli", "-p", "pyro-vmm"]))?;
+    let words = ["test", "-p", "pyro-cli", "--test", name, "--no-run"];
+    let mut cargo = steps::cargo(&[&words[..], &["--message-format=json-render-diagnostics"]].concat());
+    output::step(&format!("build the tests: cargo {}", words.join(" ")));
+    built(&mut cargo)?.pop().with_context(|| format!("cargo built no {name}"))
+}
+
+fn built(cargo: &mut Command) -> Result<Vec<TestBinary>> {
     let started = Instant::now();
     let result = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     output::done("build the tests", started.elapsed());
@@ -139,16 +163,26 @@ pub(crate) fn run(binary: &TestBinary, settings: &Settings<'_>) -> Result<Counts
         .envs(&settings.variables)
         .env("CARGO_MANIFEST_DIR", &binary.directory)
         .current_dir(&binary.directory);
-    counted(&binary.name, &mut command, Reader::default(), BINARY_TIME_LIMIT)
+    counted(&binary.name, &mut command, Reader::default(), BINARY_TIME)
 }
 
 /// Runs the examples in the documentation, which only cargo can do.
 pub(crate) fn run_doc_tests() -> Result<Counts> {
     let mut cargo = steps::cargo(&["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"]);
-    counted("documentation examples", &mut cargo, Reader::of_many(), BINARY_TIME_LIMIT)
+    counted("documentation examples", &mut cargo, Reader::of_many(), BINARY_TIME)
 }
 
-fn counted(name: &str, command: &mut Command, mut reader: Reader, limit: Duration) -> Result<Counts> {
+/// Why a binary's output is not read any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OutputEnd {
+    Closed,
+    /// The binary runs on.
+    TimeUp,
+    /// The binary has ended, and something that it started has not.
+    Held,
+}
+
+fn counted(name: &str, command: &mut Command, mut reader: Reader, times: Times) -> Result<Counts> {
     output::step(name);
     let started = Instant::now();
     let mut child = command
@@ -165,31 +199,42 @@ fn counted(name: &str, command: &mut Command, mut reader: Reader, limit: Duratio
             }
         }
     });
-    let in_time = loop {
-        match lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
+    let mut ended: Option<Instant> = None;
+    let end = loop {
+        if started.elapsed() >= times.run && ended.is_none() {
+            break OutputEnd::TimeUp;
+        }
+        if ended.is_some_and(|ended| ended.elapsed() >= times.linger) {
+            break OutputEnd::Held;
+        }
+        match lines.recv_timeout(LOOK.min(times.run)) {
             Ok(line) => {
                 if reader.line(&line) && !line.is_empty() {
                     output::line(&line);
                 }
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => break true,
-            Err(mpsc::RecvTimeoutError::Timeout) => break false,
+            Err(mpsc::RecvTimeoutError::Disconnected) => break OutputEnd::Closed,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let status = child.try_wait().with_context(|| format!("cannot wait for {name}"))?;
+                ended = ended.or(status.map(|_| Instant::now()));
+            }
         }
     };
-    if !in_time {
-        output::note(&format!("{name} did not end within {}: killed", output::seconds(limit)));
-        child.kill().with_context(|| format!("cannot kill {name}"))?;
+    match end {
+        // Only here: whatever holds the pipe open holds up its reader.
+        OutputEnd::Closed => drop(forward.join()),
+        OutputEnd::TimeUp => {
+            output::note(&format!("{name} did not end within {}: killed", output::seconds(times.run)));
+            child.kill().with_context(|| format!("cannot kill {name}"))?;
+        }
+        OutputEnd::Held => output::note(&format!("{name} has left a process that holds its output open")),
     }
     drop(lines);
     let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
-    if in_time {
-        // A killed test may leave a child that holds the pipe open; only a finished one is waited for.
-        forward.join().ok();
-    }
     for skip in reader.skips() {
         output::note(skip);
     }
-    let counts = reader.counts(status.success() && in_time);
+    let counts = reader.counts(status.success() && end == OutputEnd::Closed);
     let verdict =
         if counts.failed > 0 { format!("{name} FAILED ({counts})") } else { format!("{name} ({counts})") };
     output::done(&verdict, started.elapsed());

@@ -73,6 +73,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(sum.conclude()?)
 }
 
+/// Runs one binary of guest tests as the caller, and prints the sum.
+pub(crate) fn run_guest_test(name: &str) -> Result<()> {
+    setup::run(&setup::Arguments::default())?;
+    let binary = suite::build_guest_test(name)?;
+    let needs = Needs::prepare()?;
+    let required = ("PYRO_REQUIRE".to_owned(), OsString::from(REQUIRED));
+    let variables = needs.variables().into_iter().chain([required]).collect();
+    let settings = Settings { filters: &[], variables, prefix: Vec::new() };
+    Ok(suite::run(&binary, &settings)?.conclude()?)
+}
+
 /// What the guest suite boots.
 struct Needs {
     bundle: PathBuf,

@@ -12,8 +12,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{SystemTime, UNIX_EPOCH};
 use support::host::Host;
+use support::network::{Server, client};
+use support::published::{assert_free, publish};
 use support::{Ran, descendants, guest_available, wait_until};
 
 /// Which test dies there. Without a wildcard, so that no point can be forgotten.
@@ -27,6 +28,8 @@ enum Group {
     /// A shell is opened or closed.
     Shells,
     Services,
+    /// What the guest may reach is changed.
+    Network,
 }
 
 fn group(point: FaultPoint) -> Group {
@@ -79,6 +82,7 @@ fn group(point: FaultPoint) -> Group {
         P::ServiceExecuted | P::ServiceRecorded | P::ServiceReady | P::ServiceEnded | P::ServicesStopped => {
             Group::Services
         }
+        P::UpdateRecorded | P::UpdateEnforced | P::UpdateWithdrawn | P::UpdateAnswered => Group::Network,
     }
 }
 
@@ -435,7 +439,7 @@ fn a_removal_that_dies_is_gone_on_with() {
             FaultPoint::ExpiryMarked => {
                 let id = host.create(&["--name", "short"]);
                 host.done(&["stop", "short"]);
-                expire(&host, &id, 0);
+                host.expire(&id);
                 crash(&host, point, &["list"]);
             }
             _ => {
@@ -460,16 +464,6 @@ fn a_removal_that_dies_is_gone_on_with() {
     assert_nothing_left(&host);
 }
 
-/// Lets a workspace's time be over in `millis`, and half a second after any use of it.
-fn expire(host: &Host, id: &str, millis: u64) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    let database = rusqlite::Connection::open(host.pyro.state.path().join("state.db")).unwrap();
-    database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
-    let sql = "UPDATE workspaces SET ttl_seconds = 1, expires_at = ?2 WHERE id = ?1";
-    let at = i64::try_from(now + millis).unwrap();
-    assert_eq!(database.execute(sql, rusqlite::params![id, at]).unwrap(), 1);
-}
-
 #[test]
 fn a_started_workspace_whose_time_is_over_ends_by_itself() {
     if !guest_available() {
@@ -480,7 +474,7 @@ fn a_started_workspace_whose_time_is_over_ends_by_itself() {
     // While a command runs its time is not over, however long that takes.
     let command = host.spawn_shell("brief", "echo begun; sleep 3; echo done");
     wait_until("the command to begin", || host.json(&["status", "brief"])["command_count"] == 1);
-    expire(&host, &id, 0);
+    host.expire(&id);
     let ran = Ran::from(command.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "begun\ndone\n"), "{}", ran.stderr);
     assert!(host.done(&["list"]).contains(" state=started "));
@@ -625,5 +619,57 @@ fn a_supervisor_that_dies_ends_its_services_and_its_records_say_so() {
     let logs = host.pyro.state.path().join("workspaces");
     let logs = fs::read_dir(logs).unwrap().flatten().next().unwrap().path().join("services");
     assert_eq!(fs::read_dir(logs).unwrap().count(), 0, "logs of services that a reset has cleared");
+    assert_nothing_left(&host);
+}
+
+/// The address of a server under a policy that closes it.
+fn assert_denied(host: &Host, server: &Server, when: &str) {
+    let ran = host.workspace(&["exec", "w", "--shell", &client(server.port, "")]);
+    assert!(ran.stderr.contains("Connection refused"), "{when}: {ran:?}");
+    assert!(server.is_alone(), "{when}: a denied connection was made");
+}
+
+#[test]
+fn a_policy_that_is_narrowed_is_in_force_as_soon_as_it_is_on_record_whoever_dies() {
+    if !guest_available() {
+        return;
+    }
+    let (host, server) = (Host::new(), Server::start());
+    let rule = server.rule();
+    host.create(&["--name", "w"]);
+    host.done(&["stop", "w"]);
+    let wider =
+        ["update", "w", "--network-policy", "egress+published-ports", "--clear-rules", "--allow", &rule];
+    let narrower = ["update", "w", "--network-policy", "egress", "--deny", &rule];
+    for point in points(Group::Network) {
+        host.done(&wider);
+        assert_eq!(doomed(&host, point, &["start", "w"]).code, Some(0));
+        let port = publish(&host, "web", &[]);
+        assert_eq!(host.shell("w", &client(server.port, "")), "hello\n");
+        server.connections.recv().unwrap();
+        if point == FaultPoint::UpdateAnswered {
+            // Its client alone dies; everything else goes on, and obeys.
+            crash(&host, point, &narrower);
+            assert_free(port);
+            assert_denied(&host, &server, point.name());
+            host.done(&["stop", "w"]);
+        } else {
+            let ran = host.workspace(&narrower);
+            assert!(ran.code.is_some_and(|code| code != 0), "{ran:?}");
+            assert_died(&host, point);
+            wait_until("the machine to be gone", || host.json(&["status", "w"])["state"] == "stopped");
+            wait_until("its processes to end", || host.holders().is_empty());
+            assert_free(port);
+        }
+        let status = host.json(&["status", "w"]);
+        assert_eq!(status["network_policy"], "egress", "{}", point.name());
+        assert_eq!(status["network_rules"]["deny"], serde_json::json!([rule]), "{}", point.name());
+        host.done(&["start", "w"]);
+        assert_denied(&host, &server, point.name());
+        let ran = host.workspace(&["service", "start", "w", "web", "--publish", "8080", "--", "true"]);
+        assert!(ran.stderr.contains("'egress+published-ports', not 'egress'"), "{ran:?}");
+        host.done(&["stop", "w"]);
+        assert_clean(&host, point.name());
+    }
     assert_nothing_left(&host);
 }

@@ -6,71 +6,30 @@
 mod support;
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use support::host::Host;
+use support::network::{GATEWAY, Server, client};
 use support::{Pyro, guest_available, wait_until};
 
-/// Where the guest finds this host's loopback.
-const GATEWAY: &str = "198.19.255.1";
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A server on the loopback that greets and hands its connections over.
-struct Server {
-    port: u16,
-    connections: Receiver<TcpStream>,
-}
-
-impl Server {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (sender, connections) = channel();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let _ = stream.write_all(b"hello\n");
-                if sender.send(stream).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { port, connections }
-    }
-
-    fn rule(&self) -> String {
-        format!("tcp://127.0.0.1:{}", self.port)
-    }
-
-    /// Nobody has connected since the last look.
-    fn is_alone(&self) -> bool {
-        self.connections.try_recv().is_err()
-    }
-}
-
-/// Connects, prints the greeting, and with `then` more; or says why not.
-fn client(port: u16, then: &str) -> String {
-    format!(
-        "perl -MIO::Socket::INET -e '$| = 1; my $s = IO::Socket::INET->new(PeerAddr => \"{GATEWAY}:{port}\") \
-         or die \"$!\\n\"; print scalar <$s>; {then}'"
-    )
-}
 
 fn exec(host: &Host, text: &str) -> Value {
     let ran = host.workspace(&["exec", "w", "--json", "--shell", text]);
     serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:?}"))
 }
 
-fn denials(record: &Value) -> Vec<(&str, &str)> {
-    let denials = record["network_denials"].as_array().unwrap();
-    let pair = |one: &'_ Value| -> (String, String) {
-        (one["destination"].as_str().unwrap().into(), one["allow_with"].as_str().unwrap_or("").into())
-    };
-    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
-    denials.iter().map(pair).map(|(a, b)| (leak(a), leak(b))).collect()
+/// What was denied, with the rule that would have allowed it.
+fn denials(record: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let denials = record["network_denials"].as_array().unwrap().iter();
+    denials.map(|one| (text(&one["destination"]), text(&one["allow_with"]))).collect()
+}
+
+fn pair(destination: &str, rule: &str) -> (String, String) {
+    (destination.to_owned(), rule.to_owned())
 }
 
 #[test]
@@ -91,7 +50,7 @@ fn the_host_is_denied_at_once_and_the_rule_that_was_told_opens_exactly_it() {
     );
     assert!(ran.stderr.ends_with(&told), "{ran:?}");
     let record = exec(&host, &text);
-    assert_eq!(denials(&record), [(at.as_str(), rule.as_str())]);
+    assert_eq!(denials(&record), [pair(&at, &rule)]);
     assert_eq!(denials(&exec(&host, "true")), [], "what others were denied before is not told");
     assert!(server.is_alone());
 
@@ -101,7 +60,7 @@ fn the_host_is_denied_at_once_and_the_rule_that_was_told_opens_exactly_it() {
     assert_eq!(host.shell("w", &text), "hello\n");
     server.connections.recv_timeout(PATIENCE).unwrap();
     let record = exec(&host, &client(other.port, ""));
-    assert_eq!(denials(&record), [(format!("127.0.0.1:{}", other.port).as_str(), other.rule().as_str())]);
+    assert_eq!(denials(&record), [pair(&format!("127.0.0.1:{}", other.port), &other.rule())]);
     assert!(other.is_alone());
 
     let log = host.json(&["network", "log", "w"]);
@@ -159,7 +118,7 @@ fn an_allow_list_knows_its_names_alone() {
     assert!(host.shell("w", "getent ahostsv4 api.listed.example").starts_with("198.18."));
     let record = exec(&host, "getent hosts secret-data.other.example; echo $?");
     assert_eq!(record["stdout"], "2\n");
-    assert_eq!(denials(&record), [("secret-data.other.example", "secret-data.other.example")]);
+    assert_eq!(denials(&record), [pair("secret-data.other.example", "secret-data.other.example")]);
     assert_eq!(record["network_denials"][0]["protocol"], "dns");
 }
 

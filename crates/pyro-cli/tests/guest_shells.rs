@@ -326,7 +326,7 @@ fn shells_outlive_the_command_line_and_end_with_the_machine() {
 
     // Whoever waits when the machine ends is told at once.
     let read = ["workspace", "shell", "read", id, &shell.id, "--wait-for", "never", "--wait-seconds", "3600"];
-    let supervisor_files = format!("/proc/{}/fd", supervisor(&host));
+    let supervisor_files = format!("/proc/{}/fd", host.pyro.supervisor());
     let files = || std::fs::read_dir(&supervisor_files).unwrap().count();
     let before = files();
     let reader = spawn(&host.pyro, &read);
@@ -353,7 +353,7 @@ fn shells_outlive_the_command_line_and_end_with_the_machine() {
 
     // A supervisor that is killed leaves rows, which the next look removes.
     host.open(&[]);
-    let pid = i32::try_from(supervisor(&host)).unwrap();
+    let pid = i32::try_from(host.pyro.supervisor()).unwrap();
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     wait_until("the machine to be settled", || host.json(&["status", id])["state"] == "stopped");
     assert_eq!(host.count(), 0);
@@ -365,21 +365,6 @@ fn shells_outlive_the_command_line_and_end_with_the_machine() {
 
 fn spawn(pyro: &Pyro, arguments: &[&str]) -> Child {
     pyro.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// The supervisor of the only started workspace: it holds a file of the state directory open.
-fn supervisor(host: &Host) -> u32 {
-    let is_supervisor = |pid: &u32| {
-        let Ok(comm) = std::fs::read_to_string(format!("/proc/{pid}/comm")) else { return false };
-        let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        let mut files = files.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        comm == "pyro\n" && files.any(|file| file.starts_with(host.pyro.state.path()))
-    };
-    let names = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-    let pids = names.filter_map(|name| name.to_str()?.parse::<u32>().ok());
-    let found: Vec<u32> = pids.filter(is_supervisor).collect();
-    assert_eq!(found.len(), 1, "supervisors: {found:?}");
-    found[0]
 }
 
 #[test]
@@ -527,7 +512,11 @@ fn an_attached_terminal_shows_what_the_shell_shows() {
         lines.len() == 10 && lines[..9].iter().zip(492..).all(|(line, number)| *line == number.to_string())
             || lines.len() == 10 && lines[8].parse::<u32>().is_ok()
     });
-    assert_eq!((&shell.read(0, &[])["cols"], &shell.read(0, &[])["rows"]), (&60.into(), &10.into()));
+    // The terminal cuts what it shows before the shell hears of it.
+    wait_until("the shell's size", || {
+        let read = shell.read(0, &[]);
+        (&read["cols"], &read["rows"]) == (&60.into(), &10.into())
+    });
 
     // Detaching leaves the program where it is; attaching draws its screen again.
     screen.keys(&["C-p", "C-q"]);

@@ -84,6 +84,10 @@ points! {
     ServiceReady = "service:ready",
     ServiceEnded = "service:ended",
     ServicesStopped = "services:stopped",
+    UpdateRecorded = "update:recorded",
+    UpdateEnforced = "update:enforced",
+    UpdateWithdrawn = "update:withdrawn",
+    UpdateAnswered = "update:answered",
 }
 
 /// Where to die.

@@ -84,6 +84,14 @@ pub const FLOW_RECORDS_WAITING: usize = 1024;
 pub const CHECKED_ADDRESSES: usize = 32;
 /// Ports that one service publishes.
 pub const PUBLISHED_PORTS: usize = 64;
+/// Ports that the services of a workspace publish together: some of each of very many services.
+pub const WORKSPACE_PORTS: usize = 256;
+/// Connections of a published port at a time. Each takes two of the supervisor's descriptors, of which hosts give a
+/// process a few thousand at least.
+pub const PUBLISH_MAX_CONNECTIONS: RangeInclusive<u64> = 1..=4096;
+/// How long nothing may move on a connection of a published port, seconds; 0 is for ever. A week is beyond any
+/// connection pool's patience.
+pub const PUBLISH_IDLE_SECONDS: RangeInclusive<u64> = 1..=604_800;
 /// A port of the host that a service is published on.
 pub const HOST_PORT: RangeInclusive<u64> = 1025..=65_535;
 /// A port of the guest.

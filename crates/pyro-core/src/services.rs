@@ -6,7 +6,7 @@ mod readiness;
 #[cfg(test)]
 mod tests;
 
-pub use ports::{PortRequest, PublishedPort, distinct_ports};
+pub use ports::{PortLimits, PortRequest, PublishedPort, distinct_ports};
 pub(crate) use readiness::Check;
 pub use readiness::Readiness;
 
@@ -28,6 +28,9 @@ pub(crate) struct ServiceSpec {
     pub(crate) restart: RestartPolicy,
     /// Wanted ports.
     pub(crate) ports: Vec<PortRequest>,
+    /// Bounds of each. Records of earlier versions have none.
+    #[serde(default)]
+    pub(crate) port_limits: PortLimits,
 }
 
 /// Whether a service is started again that ends by itself.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -29,13 +29,19 @@ struct Orders {
 #[derive(Default)]
 struct State {
     policy: Option<Policy>,
+    /// Called once it is in force.
+    told: Vec<Box<dyn FnOnce() + Send>>,
     counters: Counters,
     is_over: bool,
 }
 
 impl Orders {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.state());
         // It can only fail by being full, which wakes as well.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
@@ -63,15 +69,21 @@ impl Network {
         Ok(Self { orders, thread: Some(thread) })
     }
 
-    /// Puts another policy in force: flows that it denies end now.
-    pub fn set_policy(&self, policy: Policy) {
-        self.orders.change(|state| state.policy = Some(policy));
+    /// Puts another policy in force: flows that it denies end now. Calls `told` when it is, on the network's thread;
+    /// drops it where the network is over, which lets nothing through.
+    pub fn set_policy(&self, policy: Policy, told: impl FnOnce() + Send + 'static) {
+        self.orders.change(|state| {
+            if !state.is_over {
+                state.policy = Some(policy);
+                state.told.push(Box::new(told));
+            }
+        });
     }
 
     /// What was seen up to the last turn.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.orders.state.lock().unwrap_or_else(PoisonError::into_inner).counters
+        self.orders.state().counters
     }
 
     /// Whether the thread still runs; it ends with its link.
@@ -91,7 +103,19 @@ impl Drop for Network {
     }
 }
 
+/// Says so when the thread ends, however it does, to those who wait for their policy.
+struct Over<'a>(&'a Orders);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.is_over = true;
+        state.told.clear();
+    }
+}
+
 fn run(mut stack: Stack, orders: &Orders) {
+    let _over = Over(orders);
     let started = Instant::now();
     loop {
         let patience = stack.patience(started.elapsed());
@@ -100,14 +124,17 @@ fn run(mut stack: Stack, orders: &Orders) {
         }
         let _ = rustix::io::read(&orders.wake, &mut [0; 8]);
         let order = {
-            let mut state = orders.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = orders.state();
             state.counters = stack.counters();
-            (state.policy.take(), state.is_over)
+            (state.policy.take(), std::mem::take(&mut state.told), state.is_over)
         };
         match order {
-            (_, true) => break,
-            (Some(policy), false) => stack.set_policy(policy),
-            (None, false) => {}
+            (_, _, true) => break,
+            (Some(policy), told, false) => {
+                stack.set_policy(policy);
+                told.into_iter().for_each(|told| told());
+            }
+            (None, _, false) => {}
         }
         match stack.work(started.elapsed()) {
             Ok(Turn::On) => {}
@@ -159,7 +186,9 @@ mod tests {
         let mut answer = [0; 100];
         assert_eq!(recv(&cable, &mut answer, RecvFlags::empty()).unwrap().1, 12 + 14 + 28);
         assert!(network.is_running());
-        network.set_policy(Policy::of(Mode::Off));
+        let (sender, told) = std::sync::mpsc::channel();
+        network.set_policy(Policy::of(Mode::Off), move || sender.send(()).unwrap());
+        told.recv_timeout(Duration::from_secs(20)).unwrap();
         drop(network);
         assert_eq!(recv(&cable, &mut answer, RecvFlags::empty()).unwrap().1, 0);
     }
@@ -170,5 +199,9 @@ mod tests {
         drop(cable);
         network.thread.take().unwrap().join().unwrap();
         assert!(!network.is_running());
+        // Nobody waits for a policy that cannot be in force any more.
+        let (sender, told) = std::sync::mpsc::channel::<()>();
+        network.set_policy(Policy::of(Mode::Off), move || sender.send(()).unwrap());
+        assert!(told.recv().is_err());
     }
 }

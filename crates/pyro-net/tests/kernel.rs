@@ -68,7 +68,7 @@ fn a_denial_is_told_at_once_and_its_rule_opens_what_was_denied() {
     let event = inside.event(|event| event.end == End::Denied);
     let rule = event.smallest_rule_that_would_allow.unwrap().to_string();
     assert_eq!(rule, format!("tcp://{server}"));
-    inside.network.set_policy(policy(Mode::Egress, &[rule]));
+    inside.network.set_policy(policy(Mode::Egress, &[rule]), || ());
     let output = curl(&inside, &["--retry", "20", "--retry-connrefused", "--retry-delay", "1", &url]);
     check(&output);
     assert_eq!(output.stdout, bytes(1000));

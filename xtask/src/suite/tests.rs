@@ -31,11 +31,29 @@ fn rings_are_told_by_kind_and_name() {
     assert_eq!(Ring::from_number(4), None);
 }
 
+fn times(run: u64, linger: u64) -> Times {
+    Times { run: Duration::from_millis(run), linger: Duration::from_millis(linger) }
+}
+
+#[test]
+fn a_binary_that_leaves_a_process_with_its_output_fails_and_is_not_waited_for() {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "sleep 60 & echo 'test result: ok. 4 passed; 0 failed; 1 ignored'; echo $! >&2"]);
+    let left = tempfile::NamedTempFile::new().unwrap();
+    command.stderr(left.reopen().unwrap());
+    let started = Instant::now();
+    let counts = counted("leaves one", &mut command, Reader::default(), times(60_000, 50)).unwrap();
+    assert_eq!(counts, Counts { passed: 4, failed: 1, skipped: 1 });
+    assert!(started.elapsed() < Duration::from_secs(60));
+    let pid = std::fs::read_to_string(left.path()).unwrap();
+    assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success());
+}
+
 #[test]
 fn a_hung_binary_is_killed_and_counts_as_failed() {
     let mut command = Command::new("/bin/sleep");
     command.arg("60");
-    let counts = counted("hung", &mut command, Reader::default(), Duration::from_millis(50)).unwrap();
+    let counts = counted("hung", &mut command, Reader::default(), times(50, 60_000)).unwrap();
     assert_eq!(counts, Counts { passed: 0, failed: 1, skipped: 0 });
 }
 
@@ -43,6 +61,6 @@ fn a_hung_binary_is_killed_and_counts_as_failed() {
 fn the_lines_of_a_finished_binary_are_counted() {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "echo 'test result: ok. 4 passed; 0 failed; 1 ignored'; exit 0"]);
-    let counts = counted("fine", &mut command, Reader::default(), Duration::from_secs(60)).unwrap();
+    let counts = counted("fine", &mut command, Reader::default(), times(60_000, 60_000)).unwrap();
     assert_eq!(counts, Counts { passed: 4, failed: 0, skipped: 1 });
 }

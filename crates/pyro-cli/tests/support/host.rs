@@ -4,8 +4,8 @@ use super::{Pyro, Ran};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A `pyro` whose workspaces are deleted at the end, also of a test that fails.
 pub(crate) struct Host {
@@ -77,26 +77,22 @@ impl Host {
         self.spawn(&["exec", workspace, "--timeout-seconds", "60", "--shell", text])
     }
 
+    /// Lets a workspace's time be over now, and a second after any use of it.
+    pub(crate) fn expire(&self, id: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let database = rusqlite::Connection::open(self.pyro.state.path().join("state.db")).unwrap();
+        database.busy_timeout(Duration::from_secs(10)).unwrap();
+        let sql = "UPDATE workspaces SET ttl_seconds = 1, expires_at = ?2 WHERE id = ?1";
+        assert_eq!(database.execute(sql, rusqlite::params![id, i64::try_from(now).unwrap()]).unwrap(), 1);
+    }
+
     /// Processes that hold a file of the state directory open: supervisors and their machines.
     pub(crate) fn holders(&self) -> BTreeSet<u32> {
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| holds_open(*pid, self.pyro.state.path())).collect()
+        self.pyro.holders()
     }
 
     /// The supervisor of the only started workspace.
     pub(crate) fn supervisor(&self) -> u32 {
-        let is_supervisor = |pid: &u32| {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            command.split(|byte| *byte == 0).any(|word| word == b"supervise-machine")
-        };
-        let found: Vec<u32> = self.holders().into_iter().filter(is_supervisor).collect();
-        assert_eq!(found.len(), 1, "supervisors: {found:?}");
-        found[0]
+        self.pyro.supervisor()
     }
-}
-
-fn holds_open(pid: u32, dir: &Path) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(dir)))
 }

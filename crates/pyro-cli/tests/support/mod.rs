@@ -5,6 +5,8 @@
 pub(crate) mod forest;
 pub(crate) mod host;
 pub(crate) mod mcp;
+pub(crate) mod network;
+pub(crate) mod published;
 pub(crate) mod tree;
 
 use std::collections::BTreeSet;
@@ -32,11 +34,34 @@ impl Pyro {
         Ran::from(self.command(arguments).output().unwrap())
     }
 
+    /// Processes that hold a file of the state directory open: supervisors and their machines.
+    pub(crate) fn holders(&self) -> BTreeSet<u32> {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| holds_open(*pid, self.state.path())).collect()
+    }
+
+    /// The supervisor of the only started workspace.
+    pub(crate) fn supervisor(&self) -> u32 {
+        let is_supervisor = |pid: &u32| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).any(|word| word == b"supervise-machine")
+        };
+        let found: Vec<u32> = self.holders().into_iter().filter(is_supervisor).collect();
+        assert_eq!(found.len(), 1, "supervisors: {found:?}");
+        found[0]
+    }
+
     /// Fails unless nothing is left in the state directory.
     pub(crate) fn assert_nothing_left(&self) {
         let left: Vec<_> = std::fs::read_dir(self.state.path()).unwrap().map(|e| e.unwrap().path()).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
+}
+
+fn holds_open(pid: u32, dir: &Path) -> bool {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(dir)))
 }
 
 /// A finished command.

@@ -1,10 +1,13 @@
 //! Ports of a guest that are to be published on the host's loopback.
 
 use super::ServiceSyntaxError;
-use crate::limits::{self, GUEST_PORT, HOST_PORT, PUBLISHED_PORTS};
+use crate::limits::{
+    self, GUEST_PORT, HOST_PORT, OutOfRange, PUBLISH_IDLE_SECONDS, PUBLISH_MAX_CONNECTIONS, PUBLISHED_PORTS,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A port of the guest, and the host's port that leads there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +16,42 @@ pub struct PortRequest {
     pub host_port: Option<u16>,
     /// The guest's.
     pub guest_port: u16,
+}
+
+/// Bounds of each port that a service publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortLimits {
+    /// Connections at a time; more wait.
+    pub max_connections: u64,
+    /// How long nothing may move on one; 0 is for ever.
+    pub idle_seconds: u64,
+}
+
+impl Default for PortLimits {
+    fn default() -> Self {
+        let pyro_proxy::Limits { connections, idle, .. } = pyro_proxy::Limits::default();
+        Self { max_connections: connections as u64, idle_seconds: idle.map_or(0, |idle| idle.as_secs()) }
+    }
+}
+
+impl PortLimits {
+    /// Refuses numbers that are out of bounds.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        limits::check("publish_max_connections", self.max_connections, &PUBLISH_MAX_CONNECTIONS)?;
+        if self.idle_seconds > 0 {
+            limits::check("publish_idle_seconds", self.idle_seconds, &PUBLISH_IDLE_SECONDS)?;
+        }
+        Ok(())
+    }
+
+    /// As the proxy takes them.
+    pub(crate) fn of_proxy(self) -> pyro_proxy::Limits {
+        pyro_proxy::Limits {
+            connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+            idle: (self.idle_seconds > 0).then(|| Duration::from_secs(self.idle_seconds)),
+            ..pyro_proxy::Limits::default()
+        }
+    }
 }
 
 /// A port of the host that leads to a service.

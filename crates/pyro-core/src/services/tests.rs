@@ -113,6 +113,21 @@ fn ports_that_cannot_be_published_together_are_refused() {
 }
 
 #[test]
+fn bounds_of_ports_are_bounded_and_become_the_proxys() {
+    let limits = |max_connections, idle_seconds| PortLimits { max_connections, idle_seconds };
+    assert_eq!(PortLimits::default().of_proxy(), pyro_proxy::Limits::default());
+    let told = |limits: PortLimits| limits.check().unwrap_err().to_string();
+    assert_eq!(told(limits(0, 0)), "publish_max_connections must be between 1 and 4096, not 0");
+    assert_eq!(told(limits(1, 604_801)), "publish_idle_seconds must be between 1 and 604800, not 604801");
+    for fine in [PortLimits::default(), limits(1, 0), limits(4096, 604_800)] {
+        assert_eq!(fine.check(), Ok(()));
+    }
+    let proxy = limits(7, 5).of_proxy();
+    assert_eq!((proxy.connections, proxy.idle), (7, Some(Duration::from_secs(5))));
+    assert_eq!(limits(7, 0).of_proxy().idle, None);
+}
+
+#[test]
 fn a_description_is_stored_and_read_back() {
     let spec = ServiceSpec {
         exec: ExecRequest::shell("serve"),
@@ -121,9 +136,14 @@ fn a_description_is_stored_and_read_back() {
         ready_interval: Duration::from_millis(500),
         restart: RestartPolicy::OnFailure { most: Some(3) },
         ports: vec![PortRequest { host_port: None, guest_port: 80 }],
+        port_limits: PortLimits { max_connections: 7, idle_seconds: 0 },
     };
     let text = serde_json::to_string(&spec).unwrap();
     assert!(text.contains(r#""readiness":{"type":"tcp","address":"x:1"},"#), "{text}");
     assert!(text.contains(r#""restart":"on-failure:3""#), "{text}");
     assert_eq!(serde_json::from_str::<ServiceSpec>(&text).unwrap(), spec);
+    let earlier = text.replace(r#","port_limits":{"max_connections":7,"idle_seconds":0}"#, "");
+    assert_ne!(earlier, text);
+    let earlier: ServiceSpec = serde_json::from_str(&earlier).unwrap();
+    assert_eq!(earlier, ServiceSpec { port_limits: PortLimits::default(), ..spec });
 }

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// The two ends of a machine's cable.
 pub(super) struct Cable {
@@ -84,10 +84,18 @@ impl GuestNetwork {
         Ok(Self { network: Some(network), memory, log })
     }
 
-    /// Puts another policy in force: what it denies ends now.
-    pub(super) fn set_policy(&self, policy: Policy) {
+    /// Puts another policy in force: what it denies ends now. What is given returns when it is, or when the network
+    /// is over.
+    pub(super) fn set_policy(&self, policy: Policy) -> impl Future<Output = ()> + Send + use<> {
+        let (told, is_told) = oneshot::channel();
         if let Some(network) = &self.network {
-            network.set_policy(policy);
+            network.set_policy(policy, move || {
+                // Nobody waits any more where the client has left.
+                let _ = told.send(());
+            });
+        }
+        async move {
+            let _ = is_told.await;
         }
     }
 

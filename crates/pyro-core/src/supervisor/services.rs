@@ -18,7 +18,7 @@ mod tests;
 use super::detached::Later;
 use super::ports::GuestStreams;
 use super::protocol::{Answer, Printed, ServiceAwaited, StartService};
-use crate::limits::SERVICES_STOP_DEADLINE;
+use crate::limits::{SERVICES_STOP_DEADLINE, WORKSPACE_PORTS};
 use crate::places::Places;
 use crate::problem::{Explain, Problem};
 use crate::services::ServiceSpec;
@@ -31,7 +31,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, OnceLock};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// A stream to the agent that a service asks the event loop for.
@@ -46,6 +46,8 @@ struct Shared {
     streams: mpsc::Sender<StreamWanted>,
     /// What published ports lead over; there once the machine runs.
     ports: Arc<OnceLock<GuestStreams>>,
+    /// How many ports more may be published.
+    port_room: Arc<Semaphore>,
     /// Changes when nothing may be published any more.
     withdrawal: watch::Sender<()>,
 }
@@ -93,6 +95,8 @@ struct Progress {
     phase: Phase,
     /// Starts of its process so far.
     starts: u64,
+    /// Whether ports of the host lead to it.
+    is_published: bool,
     printed: Printed,
 }
 
@@ -121,8 +125,15 @@ impl Services {
     /// None lives yet. Logs of services that are not on record any more are removed.
     pub(super) fn open(store: Arc<StateStore>, places: Places, id: WorkspaceId) -> Result<Self, StoreError> {
         let (streams, wanted) = mpsc::channel(1);
-        let shared =
-            Shared { store, places, id, streams, ports: Arc::default(), withdrawal: watch::channel(()).0 };
+        let shared = Shared {
+            store,
+            places,
+            id,
+            streams,
+            ports: Arc::default(),
+            port_room: Arc::new(Semaphore::new(WORKSPACE_PORTS)),
+            withdrawal: watch::channel(()).0,
+        };
         shared.remove_unrecorded_logs()?;
         Ok(Self { shared, wanted, live: HashMap::new(), tasks: JoinSet::new() })
     }
@@ -236,9 +247,16 @@ impl Services {
         }
     }
 
-    /// Frees the ports of all of them, which go on.
-    pub(super) fn withdraw_ports(&self) {
+    /// Frees the ports of all of them, which go on; what is given returns when they are free.
+    pub(super) fn withdraw_ports(&self) -> impl Future<Output = ()> + Send + use<> {
         self.shared.withdrawal.send_replace(());
+        let all: Vec<_> = self.live.values().map(|live| live.progress.clone()).collect();
+        async move {
+            for mut progress in all {
+                // One that has ended has let go of them before.
+                let _ = progress.wait_for(|progress| !progress.is_published).await;
+            }
+        }
     }
 
     /// Ends all of them, as far as they do so in time; their machine is about to end.

@@ -150,6 +150,11 @@ impl Supervised {
             self.store.set_state(self.id, &from, WorkspaceState::Started, None, now())?;
         }
         self.places.reach(FaultPoint::BootRecorded);
+        if let Some(network) = &running.network {
+            // What is on record by now, whatever it was when the boot was asked for.
+            let workspace = self.store.get(self.id)?;
+            network.set_policy(enforced(workspace.network_policy, &workspace.network_rules)).await;
+        }
         let streams = running.watch.guest_streams().map_err(SupervisedError::Directory)?;
         self.services.use_streams(streams);
         if self.adopted {
@@ -269,7 +274,10 @@ impl Supervised {
                 return Reply::Later(self.services.wait_log(&name, seen));
             }
             Request::Snapshot { name } => self.snapshot(name.as_deref(), running).await,
-            Request::Update(update) => self.update(&update, running),
+            Request::Update(update) => match self.update(&update, running) {
+                Ok(later) => return Reply::Later(later),
+                Err(error) => Err(error),
+            },
             Request::WaitNetworkLog { seen } => {
                 return Reply::Later(match &running.network {
                     Some(network) => network.wait_log(seen),
@@ -288,20 +296,32 @@ impl Supervised {
         Reply::Answer(done.unwrap_or_else(|error| Answer::Failed(error.explain())))
     }
 
-    /// Here, not in the client: what is on record is then in force, whoever dies.
-    fn update(&mut self, update: &WorkspaceUpdate, running: &Running) -> Result<Answer, SupervisedError> {
+    /// Here, not in the client: what is on record is then in force, whoever dies. A death of this process between
+    /// the two ends the machine, its ports and its network.
+    fn update(&mut self, update: &WorkspaceUpdate, running: &Running) -> Result<Later, SupervisedError> {
         let workspace = self.store.update(self.id, update, now())?;
-        if workspace.network_policy != NetworkPolicy::EgressAndPublishedPorts {
-            self.services.withdraw_ports();
-        }
-        let in_force = match &running.network {
-            Some(network) => {
-                network.set_policy(enforced(workspace.network_policy, &workspace.network_rules));
-                workspace.network_policy != NetworkPolicy::Off
+        self.places.reach(FaultPoint::UpdateRecorded);
+        let policy = workspace.network_policy;
+        let taken = running
+            .network
+            .as_ref()
+            .map(|network| network.set_policy(enforced(policy, &workspace.network_rules)));
+        let in_force = taken.is_some() == (policy != NetworkPolicy::Off);
+        let closes = policy != NetworkPolicy::EgressAndPublishedPorts;
+        let withdrawn = closes.then(|| self.services.withdraw_ports());
+        let places = self.places.clone();
+        Ok(Box::pin(async move {
+            // Whoever hears the answer finds what is closed now closed.
+            if let Some(taken) = taken {
+                taken.await;
             }
-            None => workspace.network_policy == NetworkPolicy::Off,
-        };
-        Ok(Answer::Updated { in_force })
+            places.reach(FaultPoint::UpdateEnforced);
+            if let Some(withdrawn) = withdrawn {
+                withdrawn.await;
+            }
+            places.reach(FaultPoint::UpdateWithdrawn);
+            Answer::Updated { in_force }
+        }))
     }
 
     fn begin_command(&mut self, command: &str, cwd: &str) -> Result<Answer, SupervisedError> {

@@ -75,7 +75,10 @@ impl Pyro {
                 let request = Request::Update(Box::new(update));
                 let asked = async { Ok(link.ask(&request, SUPERVISOR_DEADLINE).await?) };
                 match self.during(id, &link, asked).await? {
-                    Answer::Updated { in_force } => in_force,
+                    Answer::Updated { in_force } => {
+                        self.places.reach(FaultPoint::UpdateAnswered);
+                        in_force
+                    }
                     other => return Err(unexpected(other).into()),
                 }
             }

@@ -18,7 +18,7 @@ use crate::limits::{
     self, READY_INTERVAL_MS, READY_TIMEOUT_SECONDS, SERVICE_STOP_GRACE, SUPERVISOR_DEADLINE,
 };
 use crate::machine::{MachineError, unexpected};
-use crate::services::{PortRequest, Readiness, RestartPolicy, ServiceSpec, distinct_ports};
+use crate::services::{PortLimits, PortRequest, Readiness, RestartPolicy, ServiceSpec, distinct_ports};
 use crate::store::{NetworkPolicy, ServiceRecord, ServiceState, names};
 use crate::supervisor::protocol::{Answer, Request, ServiceAwaited, StartService};
 use std::path::Path;
@@ -44,6 +44,8 @@ pub struct ServiceRequest {
     pub autostart: bool,
     /// Ports to publish on the host's loopback.
     pub publish: Vec<PortRequest>,
+    /// Bounds of each of them.
+    pub publish_limits: PortLimits,
 }
 
 impl ServiceRequest {
@@ -58,6 +60,7 @@ impl ServiceRequest {
             restart: RestartPolicy::No,
             autostart: false,
             publish: Vec::new(),
+            publish_limits: PortLimits::default(),
         }
     }
 }
@@ -291,6 +294,7 @@ fn checked(request: &ServiceRequest) -> Result<(WorkspaceCommand, ServiceSpec), 
     let interval = limits::check("ready_interval_ms", interval, &READY_INTERVAL_MS)?;
     let readiness = request.readiness.as_ref().map(located).transpose()?;
     distinct_ports(&request.publish)?;
+    request.publish_limits.check()?;
     let mut command = request.command.clone();
     command.exec.cwd = command.exec.cwd.as_deref().map(absolute);
     let spec = ServiceSpec {
@@ -300,6 +304,7 @@ fn checked(request: &ServiceRequest) -> Result<(WorkspaceCommand, ServiceSpec), 
         ready_interval: Duration::from_millis(interval),
         restart: request.restart,
         ports: request.publish.clone(),
+        port_limits: request.publish_limits,
     };
     Ok((command, spec))
 }

@@ -142,7 +142,7 @@ impl Life {
                 Next::Attend(halves) => {
                     let run = self.attend(halves).await;
                     // Before its end is on record: whoever reads that finds them free.
-                    self.ports.close().await;
+                    self.close_ports().await;
                     self.judge(run).await
                 }
                 Next::Start => self.start().await,
@@ -258,12 +258,16 @@ impl Life {
                     }
                 },
                 Ok(()) = withdrawal.changed() => {
-                    self.ports.close().await;
-                    self.change(&ServiceChange::Withdrawn);
+                    let had_some = !self.ports.is_empty();
+                    // On record first: whoever waits for their end finds none listed.
+                    if had_some {
+                        self.change(&ServiceChange::Withdrawn);
+                    }
+                    self.close_ports().await;
                 }
                 order = next_order(&mut self.orders) => {
                     // Nobody else is let in to what is about to end.
-                    self.ports.close().await;
+                    self.close_ports().await;
                     run.order = Some(stronger(run.order, order));
                     if matches!(ending, Ending::NotAsked) {
                         ending = ask(&mut input).await;
@@ -282,14 +286,23 @@ impl Life {
 
     /// Publishes its ports, and says that it is ready.
     fn ready(&mut self) -> Result<Instant, Late> {
-        self.ports = publish(&self.shared, &self.spec.ports)
+        self.ports = publish(&self.shared, &self.spec.ports, self.spec.port_limits)
             .map_err(|problem| Late { reason: ServiceStop::PublishedPortFailed, problem })?;
         self.is_proven = true;
         let published = self.ports.to_json();
         self.change(&ServiceChange::Ready { published: published.as_deref() });
         self.shared.places.reach(FaultPoint::ServiceReady);
-        self.progress.send_modify(|progress| progress.phase = Phase::Running);
+        self.progress.send_modify(|progress| {
+            progress.phase = Phase::Running;
+            progress.is_published = !self.ports.is_empty();
+        });
         Ok(Instant::now())
+    }
+
+    /// Frees its ports, with every connection closed when this returns.
+    async fn close_ports(&mut self) {
+        self.ports.close().await;
+        self.progress.send_if_modified(|progress| std::mem::take(&mut progress.is_published));
     }
 
     fn keep(&mut self, stream: Stream, bytes: &[u8]) {

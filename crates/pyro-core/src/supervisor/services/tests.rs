@@ -1,7 +1,7 @@
 use super::*;
 use crate::exec::ExecRequest;
 use crate::service_logs::{self, Stream};
-use crate::services::{Readiness, RestartPolicy};
+use crate::services::{PortLimits, Readiness, RestartPolicy};
 use crate::store::WorkspaceState;
 use crate::store::tests::Fixture;
 use pyro_agent::wire::{self, FrameKind};
@@ -63,6 +63,7 @@ fn spec(readiness: Option<Readiness>, restart: RestartPolicy) -> ServiceSpec {
         ready_interval: Duration::from_millis(10),
         restart,
         ports: vec![],
+        port_limits: PortLimits::default(),
     }
 }
 

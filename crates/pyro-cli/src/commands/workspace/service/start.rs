@@ -7,7 +7,7 @@ use crate::output;
 use clap::Args;
 use pyro_core::Explain;
 use pyro_core::exec::ExecRequest;
-use pyro_core::services::{PortRequest, Readiness, RestartPolicy};
+use pyro_core::services::{PortLimits, PortRequest, Readiness, RestartPolicy};
 use pyro_core::workspace::{ServiceRequest, WorkspaceCommand};
 use std::process::ExitCode;
 
@@ -24,6 +24,7 @@ const EXAMPLE: &str = "pyro workspace service start WORKSPACE web -- ./serve";
 #[command(after_help = "Examples:
   pyro workspace service start fix web --ready-http http://127.0.0.1:8080/health -- ./serve --port 8080
   pyro workspace service start fix db --ready-command 'pg_isready -q' --autostart -- postgres -D data
+  pyro workspace service start fix app --publish 18080:8080 --publish-idle-seconds 60 -- ./serve
   pyro workspace service start fix worker --restart on-failure --secret-env API_TOKEN -- ./worker")]
 pub(super) struct Start {
     #[command(flatten)]
@@ -53,9 +54,17 @@ pub(super) struct Start {
     /// Start it again whenever the workspace is started.
     #[arg(long)]
     autostart: bool,
-    /// Publish a port of the guest on the host's loopback; repeatable. Not available yet.
+    /// Publish a port of the guest on the host's loopback, in workspaces whose network policy is
+    /// egress+published-ports; repeatable. Without a host port one that is free is taken.
     #[arg(long, value_name = "[HOST_PORT:]GUEST_PORT")]
     publish: Vec<String>,
+    /// Close connections of published ports on which nothing has moved for so long; 0 is never. 3600 unless said
+    /// otherwise.
+    #[arg(long, value_name = "SECONDS", requires = "publish")]
+    publish_idle_seconds: Option<u64>,
+    /// How many connections each published port carries at a time; others wait. 1024 unless said otherwise.
+    #[arg(long, value_name = "COUNT", requires = "publish")]
+    publish_max_connections: Option<u64>,
     /// Show one of the workspace's secrets to the service as a variable; repeatable.
     #[arg(long, value_name = "SECRET[=VARIABLE]")]
     secret_env: Vec<String>,
@@ -94,6 +103,11 @@ impl Start {
     pub(super) fn request(self) -> Result<ServiceRequest, ArgumentError> {
         let publish =
             self.publish.iter().map(|text| text.parse()).collect::<Result<Vec<PortRequest>, _>>()?;
+        let defaults = PortLimits::default();
+        let publish_limits = PortLimits {
+            max_connections: self.publish_max_connections.unwrap_or(defaults.max_connections),
+            idle_seconds: self.publish_idle_seconds.unwrap_or(defaults.idle_seconds),
+        };
         let restart: RestartPolicy = self.restart.parse()?;
         let secret_env = arguments::secret_env(&self.secret_env)?;
         let mut ready = [
@@ -124,6 +138,7 @@ impl Start {
             restart,
             autostart: self.autostart,
             publish,
+            publish_limits,
             ..ServiceRequest::new(&self.service.name, WorkspaceCommand { exec, shown_command })
         })
     }

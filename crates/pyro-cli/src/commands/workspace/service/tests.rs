@@ -1,7 +1,7 @@
 use super::*;
 use crate::commands::workspace::arguments::ArgumentError;
 use clap::Parser;
-use pyro_core::services::{Readiness, RestartPolicy};
+use pyro_core::services::{PortLimits, Readiness, RestartPolicy};
 use pyro_core::workspace::ServiceRequest;
 
 #[derive(Debug, Parser)]
@@ -36,7 +36,13 @@ fn the_transcripts_lines_are_understood_with_options_anywhere() {
     }
     let published =
         ["fix", "app", "--ready-http", "http://127.0.0.1:8080/", "--publish", "18080:8080", "--", "x"];
-    assert_eq!(request(&published).unwrap().publish[0].to_string(), "18080:8080");
+    let published = request(&published).unwrap();
+    assert_eq!(published.publish[0].to_string(), "18080:8080");
+    assert_eq!(published.publish_limits, PortLimits { max_connections: 1024, idle_seconds: 3600 });
+    let bounds = ["--publish-idle-seconds", "0", "--publish-max-connections", "7"];
+    let bounded =
+        request(&[&["fix", "app", "--publish", "8080"], &bounds[..], &["--", "x"]].concat()).unwrap();
+    assert_eq!(bounded.publish_limits, PortLimits { max_connections: 7, idle_seconds: 0 });
 }
 
 #[test]
@@ -63,6 +69,8 @@ fn what_does_not_fit_together_is_told() {
         &["logs", "fix", "web", "--follow", "--json"],
         &["wait", "fix", "web", "--until", "gone"],
         &["stop", "fix"],
+        &["start", "fix", "web", "--publish-idle-seconds", "1", "--", "x"],
+        &["start", "fix", "web", "--publish-max-connections", "1", "--", "x"],
     ] {
         assert!(Line::try_parse_from([&["service"], arguments].concat()).is_err(), "{arguments:?}");
     }
