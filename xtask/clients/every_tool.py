@@ -121,7 +121,8 @@ async def disks(session, at, directory):
     await done("workspace_disk_export", output_path=str(directory / "disk.img"), **at)
     os.remove(directory / "disk.img")
     error = await session.refusal("workspace_exec", command="true", **at)
-    equal("code", error["blame"], "caller")
+    hint = f"workspace_start {at['workspace_id']}"
+    equal("a hint for who has tools", (error["blame"], error["hint"]), ("caller", hint))
     equal("state", (await done("workspace_start", **at))["state"], "started")
 
 

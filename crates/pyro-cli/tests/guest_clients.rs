@@ -70,7 +70,7 @@ impl Bench {
 
     /// The answer to one method of the Inspector, over the transport that `target` names.
     fn inspector(&self, target: &[&str], arguments: &[&str]) -> Value {
-        let mut command = self.command(self.clients.join("node_modules/.bin/mcp-inspector-cli"));
+        let mut command = self.command(self.clients.join("node_modules/.bin/mcp-inspector"));
         command.args(["--cli"]).args(target).args(arguments);
         let ran = Ran::from(command.output().unwrap());
         assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
@@ -121,7 +121,7 @@ fn use_case_review_eval() {
 }
 
 #[test]
-fn a_use_case_that_fails_says_so_and_leaves_nothing() {
+fn a_scenario_that_fails_says_so_and_leaves_nothing() {
     let Some(bench) = Bench::new() else { return };
     let ran =
         Ran::from(bench.python("use_cases.py", &["cold-start-validation", "--break"]).output().unwrap());

@@ -7,6 +7,7 @@
 
 mod bounded;
 mod grants;
+mod hints;
 mod http;
 pub mod limits;
 mod progress;

@@ -1,6 +1,7 @@
 //! One server: what it may do, what runs in it, and how a call becomes an answer.
 
 use crate::grants::Grants;
+use crate::hints;
 use crate::limits::{ARGUMENT_BYTES, CALLS, ROOTS_DEADLINE, SETTLE_DEADLINE};
 use crate::progress::with_progress;
 use crate::project::Project;
@@ -99,6 +100,11 @@ impl Server {
         self.tools.iter().map(declare).collect()
     }
 
+    fn for_model(&self, problem: Problem) -> Problem {
+        let has = |name: &str| self.tools.iter().any(|tool| tool.name == name);
+        Problem { hint: problem.hint.map(|hint| hints::for_model(&hint, has)), ..problem }
+    }
+
     fn hides(&self, tool: &AnyTool, argument: &str) -> bool {
         self.options.surface.hides(tool.name, argument, self.options.grants.network)
     }
@@ -163,7 +169,7 @@ impl ServerHandler for Handler {
         let answer = self.answer(tool, request.arguments.unwrap_or_default(), context).await;
         Ok(CallToolResponse::from(match answer {
             Ok(value) => CallToolResult::structured(value),
-            Err(problem) => failure(&problem),
+            Err(problem) => failure(&self.server.for_model(problem)),
         }))
     }
 }

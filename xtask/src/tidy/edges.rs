@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "pyro-core",
         &["pyro-agent", "pyro-diff", "pyro-oci", "pyro-tree", "pyro-vmm", "pyro-net", "pyro-proxy"],
     ),
-    ("pyro-cli", &["pyro-core", "pyro-oci"]),
+    ("pyro-cli", &["pyro-core", "pyro-mcp", "pyro-oci"]),
     ("pyro-mcp", &["pyro-core"]),
     ("xtask", &["pyro-agent", "pyro-core", "pyro-oci"]),
 ];
