@@ -105,11 +105,22 @@ async def cancelled(session, workspace_id):
         return ran["stdout"]
 
     equal("exec", await output("echo 1"), "1\n")
+    told = anyio.Event()
+
+    async def note(*_):
+        told.set()
+
+    async def long():
+        # It prints nothing, and is told of nevertheless.
+        command = "touch begun; exec sleep 600.5"
+        arguments = {"workspace_id": workspace_id, "command": command, "timeout_seconds": 600}
+        await session.call("workspace_exec", arguments, progress_callback=note)
+
     async with anyio.create_task_group() as calls:
-        long = "touch begun; exec sleep 600.5"
-        arguments = {"workspace_id": workspace_id, "command": long, "timeout_seconds": 600}
-        calls.start_soon(session.call, "workspace_exec", arguments)
+        calls.start_soon(long)
         await output("until test -e begun; do sleep 0.1; done")
+        with anyio.fail_after(60):
+            await told.wait()
         calls.cancel_scope.cancel()
     # The notification is on its way; the guest is asked until it has arrived, and the command is out of time otherwise.
     await output("while grep -qs '600[.]5' /proc/[0-9]*/cmdline; do sleep 0.1; done")
