@@ -9,6 +9,8 @@ profiles.
 import contextlib
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 import anyio
 import httpx2
@@ -16,6 +18,7 @@ from jsonschema import Draft202012Validator
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+from mcp.types import ListRootsResult, Root
 
 from pyro_client import Mismatch, Session, contains, equal, main, parameters
 
@@ -126,7 +129,26 @@ async def cancelled(session, workspace_id):
     await output("while grep -qs '600[.]5' /proc/[0-9]*/cmdline; do sleep 0.1; done")
 
 
+async def roots():
+    """Where nothing of the host is granted, what the client names as its own counts, however it is asked for."""
+    with tempfile.TemporaryDirectory() as own:
+
+        async def listed(_):
+            return ListRootsResult(roots=[Root(uri=Path(own).as_uri())])
+
+        for mode in ["auto", "legacy"]:
+            options = {"mode": mode, "list_roots_callback": listed}
+            async with Client(parameters("--no-project-source"), **options) as client:
+                session = Session(client)
+                for path, code in [("new", "no_such_workspace"), ("/etc/new", "path_not_allowed")]:
+                    arguments = {"workspace_id": "nowhere", "path": "file", "output_path": path}
+                    error = await session.refusal("workspace_export", **arguments)
+                    equal(f"{mode}: {path}", error["code"], code)
+
+
 async def story(transport, profile):
+    if transport == "stdio":
+        await roots()
     for mode in ["auto", "legacy"]:
         async with connected(transport, profile, mode) as session:
             await surface(session, profile)

@@ -12,6 +12,7 @@ mod http;
 pub mod limits;
 mod progress;
 mod project;
+mod roots;
 mod schema;
 mod server;
 mod surface;
