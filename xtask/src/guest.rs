@@ -78,12 +78,8 @@ pub(crate) fn build(arguments: &Arguments) -> Result<Bundle> {
     Ok(bundle)
 }
 
-/// `$XDG_CACHE_HOME` or `~/.cache`, then our own part of it.
 fn cache() -> Result<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-    let base = base.context("neither XDG_CACHE_HOME nor HOME is set")?;
-    Ok(base.join("pyro-mcp/guest"))
+    Ok(root::user_cache()?.join("pyro-mcp/guest"))
 }
 
 fn build_agent() -> Result<Vec<u8>> {

@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod clients;
 mod counts;
 mod demo;
 mod env;

@@ -16,6 +16,17 @@ pub(crate) fn target() -> PathBuf {
         .map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
 }
 
+/// The path that an environment variable names, unless it is empty.
+pub(crate) fn set_path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Where this user's caches are: `$XDG_CACHE_HOME` or `~/.cache`.
+pub(crate) fn user_cache() -> Result<PathBuf> {
+    let base = set_path("XDG_CACHE_HOME").or_else(|| set_path("HOME").map(|home| home.join(".cache")));
+    base.context("neither XDG_CACHE_HOME nor HOME is set")
+}
+
 /// The files of the tree: tracked ones and new ones that no ignore rule names, relative to `root`.
 pub(crate) fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let listing = Command::new("git")

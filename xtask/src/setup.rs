@@ -43,18 +43,23 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
     for (package, reason) in PACKAGES.iter().filter(|(package, _)| missing.contains(package)) {
         output::note(&format!("missing: {package} ({reason})"));
     }
+    install(&missing)
+}
+
+/// Installs Debian packages, or says how.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if !is_root() {
         bail!(
             "{} Debian packages are missing; install them with\n\n    sudo apt-get update && sudo apt-get install --no-install-recommends -y {}\n",
-            missing.len(),
-            missing.join(" ")
+            packages.len(),
+            packages.join(" ")
         );
     }
-    if !all_known(&missing) {
+    if !all_known(packages) {
         update_lists()?;
     }
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
-    install.extend(&missing);
+    install.extend(packages);
     if apt("packages", &install).is_ok() {
         return Ok(());
     }

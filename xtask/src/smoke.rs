@@ -21,13 +21,48 @@ enum Scenario {
     /// A service whose port is published: a server in the guest, reached with curl, and every way in which the port is
     /// free again
     PublishedPorts,
+    /// What agents use pyro for, through `pyro mcp serve` and the official Python SDK
+    UseCases {
+        /// Only these
+        #[arg(value_enum)]
+        names: Vec<UseCase>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum UseCase {
+    ColdStartValidation,
+    ReproFixLoop,
+    ParallelWorkspaces,
+    UntrustedInspection,
+    ReviewEval,
+}
+
+impl UseCase {
+    /// In the name of its test.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ColdStartValidation => "use_case_cold_start_validation",
+            Self::ReproFixLoop => "use_case_repro_fix_loop",
+            Self::ParallelWorkspaces => "use_case_parallel_workspaces",
+            Self::UntrustedInspection => "use_case_untrusted_inspection",
+            Self::ReviewEval => "use_case_review_eval",
+        }
+    }
 }
 
 /// Without a scenario the same as `cargo xtask test --ring 3`.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    match arguments.scenario {
+    match &arguments.scenario {
         None => test::run(&test::Arguments::guests(&arguments.filters)),
-        Some(Scenario::PublishedPorts) => test::run_guest_test("guest_ports"),
+        Some(Scenario::PublishedPorts) => test::run_guest_test("guest_ports", &[]),
+        Some(Scenario::UseCases { names }) if names.is_empty() => {
+            test::run_guest_test("guest_clients", &["use_case_".to_owned()])
+        }
+        Some(Scenario::UseCases { names }) => {
+            let tests: Vec<String> = names.iter().map(|name| name.as_str().to_owned()).collect();
+            test::run_guest_test("guest_clients", &tests)
+        }
     }
 }
 
@@ -47,6 +82,9 @@ mod tests {
         let parse = |words: &[&str]| Line::try_parse_from([&["smoke"], words].concat()).unwrap().arguments;
         assert!(parse(&[]).scenario.is_none());
         assert!(matches!(parse(&["published-ports"]).scenario, Some(Scenario::PublishedPorts)));
+        let cases = parse(&["use-cases", "repro-fix-loop", "review-eval"]).scenario;
+        let wanted = [UseCase::ReproFixLoop, UseCase::ReviewEval];
+        assert!(matches!(cases, Some(Scenario::UseCases { names }) if names == wanted));
         let filtered = parse(&["ports", "network"]);
         assert!(filtered.scenario.is_none());
         assert_eq!(filtered.filters, ["ports", "network"]);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::counts::Counts;
 use crate::suite::{self, Ring, Settings, TestBinary};
 use crate::user::OrdinaryUser;
-use crate::{env, guest, root, setup, steps};
+use crate::{clients, env, guest, root, setup, steps};
 
 /// All tests, real guests included, ending with the line `N passed, N failed, N skipped`
 #[derive(clap::Args)]
@@ -30,9 +30,12 @@ impl Arguments {
 }
 
 /// What the tests may not skip once everything is set up.
-const REQUIRED: &str = "guest,registry";
+const REQUIRED: &str = "guest,registry,mcp-clients";
 /// The same for root, who can make network namespaces.
-const REQUIRED_OF_ROOT: &str = "guest,registry,netns";
+const REQUIRED_OF_ROOT: &str = "guest,registry,mcp-clients,netns";
+
+/// Tests by programs that others wrote and that are installed for the caller alone.
+const CLIENTS: &str = "guest_clients";
 
 /// Megabytes of each bulk transfer, once: with the smaller default it takes a minute less, which is enough for
 /// the ordinary user's turn.
@@ -50,6 +53,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let required = if setup::is_root() { REQUIRED_OF_ROOT } else { REQUIRED };
     let mut variables = BTreeMap::from([("PYRO_REQUIRE".to_owned(), OsString::from(required))]);
     variables.extend(needs.iter().flat_map(Needs::variables));
+    if binaries.iter().any(|binary| binary.name.ends_with(CLIENTS)) {
+        variables.extend(client_variables());
+    }
     let bulk = ("PYRO_TEST_BULK_MIB".to_owned(), OsString::from(BULK_MIB));
     let own_variables =
         variables.iter().map(|(key, value)| (key.clone(), value.clone())).chain([bulk]).collect();
@@ -62,7 +68,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let user = OrdinaryUser::prepare(&needs.bundle, &needs.cache)?;
         variables.extend(user.variables());
         let theirs = Settings { variables, prefix: user.prefix(), ..own };
-        for binary in binaries.iter().filter(is_guest) {
+        let is_for_all = |binary: &&TestBinary| !binary.name.ends_with(CLIENTS);
+        for binary in binaries.iter().filter(is_guest).filter(is_for_all) {
             let name = format!("{} as an ordinary user", binary.name);
             sum += suite::run(&TestBinary { name, ..binary.clone() }, &theirs)?;
         }
@@ -76,15 +83,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(sum.conclude()?)
 }
 
-/// Runs one binary of guest tests as the caller, and prints the sum.
-pub(crate) fn run_guest_test(name: &str) -> Result<()> {
+/// Runs one binary of guest tests, or those of its tests whose names contain a filter, as the caller, and prints the sum.
+pub(crate) fn run_guest_test(name: &str, filters: &[String]) -> Result<()> {
     setup::run(&setup::Arguments::default())?;
     let binary = suite::build_guest_test(name)?;
     let needs = Needs::prepare()?;
     let required = ("PYRO_REQUIRE".to_owned(), OsString::from(REQUIRED));
-    let variables = needs.variables().into_iter().chain([required]).collect();
-    let settings = Settings { filters: &[], variables, prefix: Vec::new() };
+    let mut variables: BTreeMap<_, _> = needs.variables().into_iter().chain([required]).collect();
+    if name == CLIENTS {
+        variables.extend(client_variables());
+    }
+    let settings = Settings { filters, variables, prefix: Vec::new() };
     Ok(suite::run(&binary, &settings)?.conclude()?)
+}
+
+/// Where the MCP clients are. Without them their tests fail with the reason; all others can be run.
+fn client_variables() -> Vec<(String, OsString)> {
+    let (name, value) = match clients::ensure() {
+        Ok(directory) => ("PYRO_TEST_CLIENTS", directory.into_os_string()),
+        Err(error) => ("PYRO_TEST_NO_CLIENTS", format!("{error:#}").into()),
+    };
+    vec![(name.to_owned(), value)]
 }
 
 /// What the guest suite boots.

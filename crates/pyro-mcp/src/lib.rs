@@ -7,10 +7,12 @@
 
 mod bounded;
 mod grants;
+mod hints;
 mod http;
 pub mod limits;
 mod progress;
 mod project;
+mod roots;
 mod schema;
 mod server;
 mod surface;

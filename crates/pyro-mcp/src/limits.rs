@@ -19,6 +19,8 @@ pub const CALLS: usize = 128;
 pub const MACHINES: usize = 16;
 /// Between two notes of progress, so that a transfer does not flood its client.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a call says nothing of itself at most: clients give up after a minute of silence, or sooner.
+pub const PROGRESS_SILENCE: Duration = Duration::from_secs(5);
 /// How long a client may take to tell its roots.
 pub const ROOTS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long calls that were cut off may take to undo what they began.

@@ -1,30 +1,22 @@
 //! How far a call has come, told to clients that asked for it.
 
-use crate::limits::PROGRESS_INTERVAL;
+use crate::limits::{PROGRESS_INTERVAL, PROGRESS_SILENCE};
 use pyro_core::environments::{Digest, Phase};
 use rmcp::RoleServer;
 use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::Peer;
 use std::future::Future;
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
-/// Where a call tells how far it is. Cheap, never waits; a note that is followed by another before it was sent is
-/// not sent.
+/// Where a call tells how far it is. Cheap, never waits; what is followed by something else before it was sent is not
+/// sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Progress(watch::Sender<Note>);
-
-/// What is told.
-#[derive(Clone, Debug, Default)]
-struct Note {
-    /// Grows with each note, as the protocol wants it.
-    count: u64,
-    message: String,
-}
+pub(crate) struct Progress(watch::Sender<String>);
 
 impl Progress {
     pub(crate) fn tell(&self, message: impl Into<String>) {
-        let message = message.into();
-        self.0.send_modify(|note| *note = Note { count: note.count + 1, message });
+        self.0.send_replace(message.into());
     }
 
     /// The part of progress that counts bytes.
@@ -61,17 +53,21 @@ pub(crate) async fn with_progress<T, F: Future<Output = T>>(
     token: Option<ProgressToken>,
     work: impl FnOnce(Progress) -> F,
 ) -> T {
-    let (sender, mut notes) = watch::channel(Note::default());
+    let (sender, mut notes) = watch::channel("at work".to_owned());
     let work = work(Progress(sender));
     let Some(token) = token else { return work.await };
     let notify = async {
-        while notes.changed().await.is_ok() {
-            let Note { count, message } = notes.borrow_and_update().clone();
-            #[allow(clippy::cast_precision_loss, reason = "notes of one call are few")]
-            let note = ProgressNotificationParam::new(token.clone(), count as f64).with_message(message);
+        // The count grows with each note, as the protocol wants it.
+        for count in 1_u32.. {
+            // Clients give up a call that they hear nothing of, so what takes its time in silence is told again.
+            if let Ok(Err(_)) = timeout(PROGRESS_SILENCE, notes.changed()).await {
+                break;
+            }
+            let message = notes.borrow_and_update().clone();
+            let note = ProgressNotificationParam::new(token.clone(), count.into()).with_message(message);
             // A client that is gone ends the call elsewhere.
             let _ = peer.notify_progress(note).await;
-            tokio::time::sleep(PROGRESS_INTERVAL).await;
+            sleep(PROGRESS_INTERVAL).await;
         }
         std::future::pending().await
     };

@@ -1,19 +1,22 @@
 //! One server: what it may do, what runs in it, and how a call becomes an answer.
 
 use crate::grants::Grants;
-use crate::limits::{ARGUMENT_BYTES, CALLS, ROOTS_DEADLINE, SETTLE_DEADLINE};
+use crate::hints;
+use crate::limits::{ARGUMENT_BYTES, CALLS, SETTLE_DEADLINE};
 use crate::progress::with_progress;
 use crate::project::Project;
+use crate::roots::ClientRoots;
 use crate::surface::Surface;
 use crate::tool::{AnyTool, Call, invalid_arguments, refused};
 use crate::tools::vms::Machines;
 use pyro_core::workspace::{Pyro, WorkspaceError};
 use pyro_core::{Blame, Config, Explain, Problem};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject,
-    ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
+    InputRequiredResult, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities,
+    ServerConfig,
 };
-use rmcp::service::{Peer, RequestContext};
+use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
@@ -99,6 +102,11 @@ impl Server {
         self.tools.iter().map(declare).collect()
     }
 
+    fn for_model(&self, problem: Problem) -> Problem {
+        let has = |name: &str| self.tools.iter().any(|tool| tool.name == name);
+        Problem { hint: problem.hint.map(|hint| hints::for_model(&hint, has)), ..problem }
+    }
+
     fn hides(&self, tool: &AnyTool, argument: &str) -> bool {
         self.options.surface.hides(tool.name, argument, self.options.grants.network)
     }
@@ -160,10 +168,18 @@ impl ServerHandler for Handler {
         let Some(tool) = self.server.tools.iter().find(|tool| tool.name == request.name) else {
             return Err(ErrorData::invalid_params(format!("unknown tool '{}'", request.name), None));
         };
-        let answer = self.answer(tool, request.arguments.unwrap_or_default(), context).await;
+        let roots = match self.server.options.grants.client_roots {
+            true => ClientRoots::of(&context, &request),
+            false => Ok(ClientRoots::None),
+        };
+        let roots = match roots {
+            Ok(roots) => roots,
+            Err(wish) => return Ok(InputRequiredResult::from(wish).into()),
+        };
+        let answer = self.answer(tool, request.arguments.unwrap_or_default(), roots, context).await;
         Ok(CallToolResponse::from(match answer {
             Ok(value) => CallToolResult::structured(value),
-            Err(problem) => failure(&problem),
+            Err(problem) => failure(&self.server.for_model(problem)),
         }))
     }
 }
@@ -173,15 +189,16 @@ impl Handler {
         &self,
         tool: &AnyTool,
         arguments: JsonObject,
+        roots: ClientRoots,
         context: RequestContext<RoleServer>,
     ) -> Result<Value, Problem> {
         let busy = |_| refused("too_many_calls", format!("more than {CALLS} calls at once"));
         let _permit = self.server.calls.try_acquire().map_err(busy)?;
         self.server.admit(tool, &arguments)?;
         let token = context.meta.get_progress_token();
-        let (server, peer) = (Arc::clone(&self.server), context.peer.clone());
+        let server = Arc::clone(&self.server);
         let work = with_progress(&context.peer, token, async |progress| {
-            let call = Call { server, progress, peer: Some(peer) };
+            let call = Call { server, progress, roots };
             tool.begin(arguments, call)?.await
         });
         tokio::select! {
@@ -196,60 +213,15 @@ impl Handler {
 }
 
 impl Call {
-    /// Directories that the client names as its own, where they count.
-    pub(crate) async fn client_roots(&self) -> Vec<PathBuf> {
-        let peer = self.peer.as_ref().filter(|_| self.server.options.grants.client_roots);
-        match peer {
-            Some(peer) => client_roots(peer).await,
-            None => Vec::new(),
-        }
-    }
-
     /// A path of the host to read.
     pub(crate) async fn source(&self, text: &str) -> Result<PathBuf, Problem> {
-        self.server.options.grants.source(text, &self.client_roots().await)
+        self.server.options.grants.source(text, &self.roots.paths().await)
     }
 
     /// A path of the host to write.
     pub(crate) async fn output(&self, text: &str) -> Result<PathBuf, Problem> {
-        self.server.options.grants.output(text, &self.client_roots().await)
+        self.server.options.grants.output(text, &self.roots.paths().await)
     }
-}
-
-#[expect(
-    deprecated,
-    reason = "clients of today name their roots; the successor is for servers that have sessions"
-)]
-async fn client_roots(peer: &Peer<RoleServer>) -> Vec<PathBuf> {
-    if peer.peer_info().is_none_or(|info| info.capabilities.roots.is_none()) {
-        return Vec::new();
-    }
-    let Ok(Ok(listed)) = tokio::time::timeout(ROOTS_DEADLINE, peer.list_roots()).await else {
-        return Vec::new();
-    };
-    let paths = listed.roots.iter().filter_map(|root| local_path(&root.uri)?.canonicalize().ok());
-    // The root of everything is no project.
-    paths.filter(|path| path.is_dir() && path.parent().is_some()).collect()
-}
-
-/// The path of a `file` URL of this host.
-fn local_path(uri: &str) -> Option<PathBuf> {
-    let rest = uri.strip_prefix("file://")?;
-    let path = rest.strip_prefix("localhost").unwrap_or(rest);
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        match (first, after) {
-            (b'%', [high, low, after @ ..]) => {
-                bytes.push(u8::from_str_radix(std::str::from_utf8(&[*high, *low]).ok()?, 16).ok()?);
-                rest = after;
-            }
-            _ => bytes.push(*first),
-        }
-    }
-    let path = PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes));
-    path.is_absolute().then_some(path)
 }
 
 /// A failure as text: clients hold structured results against the schema of successes.
@@ -320,18 +292,4 @@ fn has_reader(stream: &impl AsFd) -> bool {
 
 fn is_silence(error: &rmcp::service::ServerInitializeError) -> bool {
     matches!(error, rmcp::service::ServerInitializeError::ConnectionClosed(_))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_urls_of_local_files_are_paths() {
-        assert_eq!(local_path("file:///home/u/a%20b"), Some(PathBuf::from("/home/u/a b")));
-        assert_eq!(local_path("file://localhost/x"), Some(PathBuf::from("/x")));
-        for other in ["https://example.com/", "file://server/share", "file://", "/home", "file:///%zz"] {
-            assert_eq!(local_path(other), None, "{other}");
-        }
-    }
 }

