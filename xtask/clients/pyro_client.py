@@ -78,7 +78,8 @@ def main(name, story):
     except BaseException as error:
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
-        print(f"{name}: failed: {type(error).__name__}: {error}", flush=True)
+        first = str(error).partition("\n")[0]
+        print(f"{name}: failed: {type(error).__name__}: {first}", flush=True)
         if not isinstance(error, Mismatch):
             raise
         sys.exit(1)
