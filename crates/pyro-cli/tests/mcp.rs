@@ -84,7 +84,7 @@ fn bad_calls_are_answered_with_a_code_and_leave_nothing() {
     ] {
         assert_eq!(client.refusal(tool, &arguments)["code"], json!(code), "{tool} {arguments}");
     }
-    let long = "x".repeat(9 << 20);
+    let long = "x".repeat(8 << 20);
     let error =
         client.refusal("workspace_file_write", &json!({ "workspace_id": "x", "path": "f", "text": long }));
     assert_eq!(error["code"], json!("invalid_arguments"));
@@ -158,6 +158,18 @@ fn many_calls_at_once_are_all_answered() {
     }
     assert_eq!(answered, (1000..1050).collect());
     assert_eq!(client.leave(), Some(0));
+}
+
+#[test]
+fn a_message_without_end_ends_the_server_and_fills_nothing() {
+    let (pyro, dir) = (Pyro::new(), tempfile::tempdir().unwrap());
+    let (mut client, _) = Client::start(&pyro, dir.path(), &[]);
+    let mut stdin = client.stdin.take().unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    // It stops reading at the bound, some megabytes from here; the pipe breaks then.
+    let sent = (0..64).take_while(|_| stdin.write_all(&piece).is_ok()).count();
+    assert!(sent < 64, "nothing stopped the message");
+    assert_eq!(client.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

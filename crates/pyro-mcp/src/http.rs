@@ -89,7 +89,7 @@ pub async fn serve_http(
     let address = listener.local_addr().map_err(listen)?;
     told(format!("http://{address}{PATH}"));
     let config = StreamableHttpServerConfig::default()
-        .with_max_request_body_bytes(crate::limits::ARGUMENT_BYTES + (1 << 20))
+        .with_max_request_body_bytes(crate::limits::MESSAGE_BYTES)
         // A browser's page is no client, wherever it is from.
         .enforce_origin_validation();
     let cancel = config.cancellation_token.clone();

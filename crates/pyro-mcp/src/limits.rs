@@ -13,6 +13,8 @@ pub const ENTRIES: usize = 200;
 pub const MOST_ENTRIES: usize = 2000;
 /// The arguments of one call, as JSON: a file of a megabyte with every byte escaped has room.
 pub const ARGUMENT_BYTES: usize = 8 << 20;
+/// One message of a client on standard streams: the arguments of a call, and what is around them.
+pub const MESSAGE_BYTES: usize = ARGUMENT_BYTES + (1 << 20);
 /// Calls at once; one more is refused and not queued.
 pub const CALLS: usize = 128;
 /// One-shot machines that one server keeps.

@@ -2,7 +2,7 @@
 
 use crate::grants::Grants;
 use crate::hints;
-use crate::limits::{ARGUMENT_BYTES, CALLS, SETTLE_DEADLINE};
+use crate::limits::{ARGUMENT_BYTES, CALLS, MESSAGE_BYTES, SETTLE_DEADLINE};
 use crate::progress::with_progress;
 use crate::project::Project;
 use crate::roots::ClientRoots;
@@ -242,7 +242,7 @@ async fn told_gone(mut gone: watch::Receiver<bool>) {
 pub async fn serve_stdio(server: Arc<Server>) -> Result<(), ServeError> {
     let (told, gone) = watch::channel(false);
     let handler = Handler { server: Arc::clone(&server), gone };
-    let input = Input { stdin: tokio::io::stdin(), gone: told };
+    let input = Input { stdin: tokio::io::stdin(), gone: told, line: LineLength::default() };
     let served = async {
         let running = handler.serve((input, tokio::io::stdout())).await;
         let running = running.map_err(|error| ServeError::Protocol(Box::new(error)))?;
@@ -263,6 +263,28 @@ pub async fn serve_stdio(server: Arc<Server>) -> Result<(), ServeError> {
 struct Input {
     stdin: tokio::io::Stdin,
     gone: watch::Sender<bool>,
+    line: LineLength,
+}
+
+/// How long the line is that is being read. What collects it has no bound of its own.
+#[derive(Default)]
+struct LineLength(usize);
+
+impl LineLength {
+    /// Takes the next bytes of a stream; fails where a line of them is longer than any message may be.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut lines = bytes.split(|byte| *byte == b'\n');
+        self.0 += lines.next().map_or(0, <[u8]>::len);
+        let mut longest = self.0;
+        for line in lines {
+            self.0 = line.len();
+            longest = longest.max(self.0);
+        }
+        match longest > MESSAGE_BYTES {
+            true => Err(io::Error::new(io::ErrorKind::InvalidData, "a message is too long")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl AsyncRead for Input {
@@ -276,6 +298,9 @@ impl AsyncRead for Input {
         let is_end = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
         if (is_end || matches!(polled, Poll::Ready(Err(_)))) && !has_reader(&io::stdout()) {
             self.gone.send_replace(true);
+        }
+        if let Err(error) = self.line.take(&buffer.filled()[before..]) {
+            return Poll::Ready(Err(error));
         }
         polled
     }
@@ -292,4 +317,24 @@ fn has_reader(stream: &impl AsFd) -> bool {
 
 fn is_silence(error: &rmcp::service::ServerInitializeError) -> bool {
     matches!(error, rmcp::service::ServerInitializeError::ConnectionClosed(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_bounded_however_it_comes() {
+        let half = vec![b'x'; MESSAGE_BYTES / 2];
+        let mut line = LineLength::default();
+        for _ in 0..2 {
+            line.take(&half).unwrap();
+        }
+        line.take(b"\n").unwrap();
+        line.take(&half).unwrap();
+        line.take(b"x\nx").unwrap();
+        line.take(&half).unwrap();
+        line.take(&half[1..]).unwrap();
+        line.take(b"xx").unwrap_err();
+    }
 }
