@@ -15,8 +15,8 @@ const HEAD: &str = "# Command line reference
 Made from the program's own definitions, which `--help` shows as well; a test keeps it equal. Do not edit it: change the command
 and run `PYRO_UPDATE_REFERENCE=1 cargo test -p pyro-cli --bin pyro reference`.
 
-Options may stand before and after what a command takes, up to `--`. `-h` shows a summary, `--help` everything. What names,
-exit codes and JSON can be relied on: [public-contract.md](public-contract.md).
+Options may stand before and after what a command takes, up to `--`. `-h` shows a summary, `--help` everything;
+`pyro man DIR` writes all of it as man pages. What names, exit codes and JSON can be relied on: [public-contract.md](public-contract.md).
 ";
 
 /// The whole page.

@@ -46,32 +46,21 @@ fn surface() -> String {
 /// the reader of this form with it.
 fn described() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let target = scratch.parent().unwrap();
     // Only rustdoc may be unstable: build scripts look at the variable, and would build everything anew.
     let rustdoc = scratch.join("rustdoc");
     fs::write(&rustdoc, "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc \"$@\"\n").unwrap();
     fs::set_permissions(&rustdoc, fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&root)
-        .args([
-            "rustdoc",
-            "--package",
-            "pyro-core",
-            "--lib",
-            "--locked",
-            "--offline",
-            "--",
-            "-Z",
-            "unstable-options",
-            "--output-format",
-            "json",
-            "--cap-lints",
-            "allow",
-        ])
+        .args("rustdoc --package pyro-core --lib --locked --offline --target-dir".split(' '))
+        .arg(target)
+        .args("-- -Z unstable-options --output-format json --cap-lints allow".split(' '))
         .env("RUSTDOC", &rustdoc)
         .env_remove("RUSTDOCFLAGS")
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    scratch.join("../doc/pyro_core.json")
+    target.join("doc/pyro_core.json")
 }
