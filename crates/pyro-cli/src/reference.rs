@@ -187,7 +187,7 @@ fn the_reference_is_up_to_date() {
 }
 
 #[test]
-fn every_command_has_a_man_page() {
+fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
     clap_mangen::generate_to(Cli::command(), dir.path()).unwrap();
     let mut root = Cli::command();
@@ -200,7 +200,6 @@ fn every_command_has_a_man_page() {
         let page = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         assert!(page.contains(".SH SYNOPSIS"), "{page}");
     }
-    assert!(!dir.path().join("pyro-man.1").exists(), "hidden commands have no page");
 }
 
 #[test]
