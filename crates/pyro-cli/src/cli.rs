@@ -38,6 +38,7 @@ enum Command {
     Fsck(commands::fsck::Fsck),
     Demo(commands::demo::Demo),
     Completion(commands::completion::Completion),
+    Man(commands::man::Man),
 }
 
 impl Cli {
@@ -54,6 +55,7 @@ impl Cli {
             Command::Fsck(command) => command.run(),
             Command::Demo(command) => command.run(),
             Command::Completion(command) => command.run(&mut Self::command()),
+            Command::Man(command) => command.run(Self::command()),
         }
     }
 }

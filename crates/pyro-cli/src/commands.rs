@@ -10,6 +10,7 @@ pub(crate) mod engine;
 pub(crate) mod env;
 pub(crate) mod fsck;
 pub(crate) mod host;
+pub(crate) mod man;
 pub(crate) mod mcp;
 pub(crate) mod network;
 pub(crate) mod prepare;

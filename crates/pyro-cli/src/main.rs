@@ -8,6 +8,8 @@ mod clients;
 mod commands;
 mod output;
 mod readiness;
+#[cfg(test)]
+mod reference;
 mod settings;
 
 use clap::Parser;

@@ -347,3 +347,14 @@ fn completion_names_the_commands() {
     assert!(ran.stdout.contains("doctor") && ran.stdout.contains("env"), "{ran:?}");
     assert!(!ran.stdout.contains("supervise-machine "), "hidden commands stay hidden");
 }
+
+#[test]
+fn manual_pages_are_written_where_they_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let ran = Pyro::new().run(&["man", dir.path().to_str().unwrap()]);
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), "", ""));
+    let page = std::fs::read_to_string(dir.path().join("pyro-workspace-create.1")).unwrap();
+    assert!(page.contains("pyro workspace create debian:12 \\-\\-seed\\-path ./repo"), "{page}");
+    let ran = Pyro::new().run(&["man", dir.path().join("pyro.1").to_str().unwrap()]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+}

@@ -75,6 +75,19 @@ struct Destination {
 
 /// Decides on `text`, `HOST:PORT` or a URL. A name that may be asked for is looked up as the host does, but not one
 /// that goes through `proxy`; nothing else is sent.
+///
+/// ```
+/// use pyro_core::network::{NetworkRules, check, enforced, parse_rule};
+/// use pyro_core::store::NetworkPolicy;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let rules = NetworkRules { allow: vec![parse_rule("allow", "10.0.0.5:5432")?], ..NetworkRules::default() };
+/// let policy = enforced(NetworkPolicy::Egress, &rules);
+/// assert!(check(&policy, None, "10.0.0.5:5432")?.allowed);
+/// assert!(!check(&policy, None, "10.0.0.5:22")?.allowed);
+/// # Ok(())
+/// # }
+/// ```
 pub fn check(policy: &Policy, proxy: Option<&Proxy>, text: &str) -> Result<NetworkCheck, CheckError> {
     check_with(policy, proxy, text, &mut HostDialer, &look_up)
 }

@@ -223,6 +223,21 @@ impl Pyro {
     ///
     /// When it fails nothing of the workspace stays. Where the future is dropped or its process dies, the
     /// machine ends at once, and the next [`Pyro::open`] removes the rest.
+    ///
+    /// ```no_run
+    /// # use pyro_core::workspace::{CreateWorkspace, Pyro, WorkspaceError};
+    /// # async fn example(pyro: &Pyro) -> Result<(), WorkspaceError> {
+    /// let request = CreateWorkspace {
+    ///     seed_path: Some("./repo".into()),
+    ///     name: Some("fix".to_owned()),
+    ///     ..CreateWorkspace::new("debian:12")
+    /// };
+    /// let silent = std::sync::Arc::new(pyro_core::environments::Silent);
+    /// let made = pyro.create(&request, silent, &|step| println!("{step:?}")).await?;
+    /// println!("{}", made.workspace_id);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn create(
         &self,
         request: &CreateWorkspace,

@@ -116,7 +116,26 @@ pub(crate) fn outcome(exit: &Exit) -> CommandOutcome {
 }
 
 impl Pyro {
-    /// Runs a command. Its output is read, and its input fed, through the two halves.
+    /// Runs a command. Its output is read, and its input fed, through the two halves. What was read goes on
+    /// record with [`WorkspaceExec::finish`].
+    ///
+    /// ```no_run
+    /// # use pyro_core::exec::{AgentError, ExecEvent, ExecRequest};
+    /// # use pyro_core::workspace::{Captured, Pyro, WorkspaceCommand, WorkspaceError};
+    /// # async fn example(pyro: &Pyro) -> Result<(), Box<dyn std::error::Error>> {
+    /// let exec = ExecRequest::shell("make test");
+    /// let command = WorkspaceCommand { exec, shown_command: "make test".to_owned() };
+    /// let (running, _input, mut output) = pyro.exec("fix", &command).await?;
+    /// let exit = loop {
+    ///     match output.next().await? {
+    ///         ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => println!("{} bytes", bytes.len()),
+    ///         ExecEvent::Exited(exit) => break exit,
+    ///     }
+    /// };
+    /// running.finish(&exit, Captured::default()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn exec(
         &self,
         address: &str,

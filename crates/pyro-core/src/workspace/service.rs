@@ -79,6 +79,26 @@ impl Pyro {
     /// Starts a service and waits until it is ready. One that ends before, or is not ready in time, is an
     /// error and stays on record as failed. The service goes on without this process from the moment on that
     /// the guest has executed it.
+    ///
+    /// ```no_run
+    /// # use pyro_core::exec::ExecRequest;
+    /// # use pyro_core::services::{PortRequest, Readiness};
+    /// # use pyro_core::workspace::{Pyro, ServiceRequest, WorkspaceCommand, WorkspaceError};
+    /// # async fn example(pyro: &Pyro) -> Result<(), WorkspaceError> {
+    /// let exec = ExecRequest::shell("./serve --port 8080");
+    /// let command = WorkspaceCommand { exec, shown_command: "./serve --port 8080".to_owned() };
+    /// let request = ServiceRequest {
+    ///     readiness: Some(Readiness::Http { url: "http://127.0.0.1:8080/".to_owned() }),
+    ///     // Needs the network policy `egress+published-ports`.
+    ///     publish: vec![PortRequest { host_port: None, guest_port: 8080 }],
+    ///     ..ServiceRequest::new("web", command)
+    /// };
+    /// for port in pyro.service_start("fix", &request).await?.published_ports {
+    ///     println!("127.0.0.1:{}", port.host_port);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn service_start(
         &self,
         address: &str,
