@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::counts::Counts;
 use crate::suite::{self, Ring, Settings};
-use crate::{steps, tidy};
+use crate::{output, steps, tidy};
 
 /// Format, lints, documentation, tidy, and the tests that need no guest
 #[derive(clap::Args)]
@@ -29,10 +29,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         steps::cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"])
             .env("RUSTDOCFLAGS", "--deny warnings"),
     )?;
+    dependencies()?;
     if arguments.no_tests {
         return Ok(());
     }
     Ok(run_tests()?.conclude()?)
+}
+
+/// Licences and sources of what is built in. The program takes as long to build as pyro does, and is not needed for
+/// anything else: where it is not installed, that is told and nothing more.
+fn dependencies() -> Result<()> {
+    let is_there = steps::read(&mut steps::cargo(&["deny", "--version"])).is_ok();
+    if !is_there {
+        output::skip("dependencies", "cargo-deny is not installed: cargo install --locked cargo-deny");
+        return Ok(());
+    }
+    steps::run(
+        "dependencies",
+        &mut steps::cargo(&["deny", "--offline", "check", "licenses", "bans", "sources"]),
+    )
 }
 
 fn run_tests() -> Result<Counts> {

@@ -8,6 +8,11 @@ pub(crate) fn step(text: &str) {
     eprintln!("==> {text}");
 }
 
+/// A step that cannot be done here, and why.
+pub(crate) fn skip(name: &str, reason: &str) {
+    eprintln!("==> {name}: skipped ({reason})");
+}
+
 /// The end of a step and how long it took.
 pub(crate) fn done(text: &str, took: Duration) {
     eprintln!("    {text}: {}", seconds(took));
