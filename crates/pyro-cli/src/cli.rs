@@ -36,6 +36,8 @@ enum Command {
     Fsck(commands::fsck::Fsck),
     Demo(commands::demo::Demo),
     Completion(commands::completion::Completion),
+    #[command(hide = true)]
+    Man(commands::man::Man),
 }
 
 impl Cli {
@@ -50,6 +52,7 @@ impl Cli {
             Command::Fsck(command) => command.run(),
             Command::Demo(command) => command.run(),
             Command::Completion(command) => command.run(&mut Self::command()),
+            Command::Man(command) => command.run(Self::command()),
         }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod engine;
 pub(crate) mod env;
 pub(crate) mod fsck;
+pub(crate) mod man;
 pub(crate) mod mcp;
 pub(crate) mod network;
 pub(crate) mod run;
