@@ -159,8 +159,9 @@ mod tests {
             let mut member = archive.by_index(index).unwrap();
             let mut contents = Vec::new();
             member.read_to_end(&mut contents).unwrap();
-            names.push(member.name().to_owned());
-            found.insert(member.name().to_owned(), (member.unix_mode().unwrap() & 0o777, contents));
+            let name = member.name().unwrap().into_owned();
+            names.push(name.clone());
+            found.insert(name, (member.unix_mode().unwrap() & 0o777, contents));
         }
         (names, found)
     }
