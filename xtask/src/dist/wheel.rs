@@ -68,7 +68,7 @@ Metadata-Version: 2.4
 Name: {NAME}
 Version: {}
 Summary: Disposable Linux microVMs for AI agents
-License-Expression: Apache-2.0 AND GPL-2.0-only
+License-Expression: Apache-2.0 AND GPL-2.0-only AND LGPL-2.1-or-later
 Requires-Python: >=3.8
 Classifier: Environment :: Console
 Classifier: Operating System :: POSIX :: Linux
@@ -150,11 +150,14 @@ mod tests {
         wheel().pack(&tree, &[("LICENSE", b"terms".as_slice())], b"{}").unwrap()
     }
 
-    /// Members by name, with their modes.
-    fn members(wheel: Vec<u8>) -> (Vec<String>, BTreeMap<String, (u32, Vec<u8>)>) {
+    /// Modes and contents by name.
+    type Members = BTreeMap<String, (u32, Vec<u8>)>;
+
+    /// The names in the archive's order, and the members.
+    fn members(wheel: Vec<u8>) -> (Vec<String>, Members) {
         let mut archive = zip::ZipArchive::new(Cursor::new(wheel)).unwrap();
         let mut names = Vec::new();
-        let mut found = BTreeMap::new();
+        let mut found = Members::new();
         for index in 0..archive.len() {
             let mut member = archive.by_index(index).unwrap();
             let mut contents = Vec::new();
