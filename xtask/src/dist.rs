@@ -32,6 +32,9 @@ pub(crate) struct Arguments {
     /// Make everything twice from the same programs and compare every byte
     #[arg(long)]
     verify: bool,
+    /// Pack pyro and pyro-vmm from this directory instead of building them
+    #[arg(long, value_name = "DIRECTORY")]
+    programs: Option<PathBuf>,
     /// Put the guest kernel's source beside the rest, for whoever publishes them
     #[arg(long)]
     with_kernel_source: bool,
@@ -57,10 +60,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Makes everything in `target/dist`, where nothing else is left.
 pub(crate) fn make(arguments: &Arguments) -> Result<Artifacts> {
     setup::run(&setup::Arguments::default())?;
-    let release = Release::build()?;
+    let programs = arguments.programs.as_deref();
+    let release = Release::build(programs)?;
     let made = steps::call("archives", || pack(&release))?;
     if arguments.verify {
-        let again = steps::call("archives once more", || pack(&release::Release::build()?))?;
+        let again = steps::call("archives once more", || pack(&Release::build(programs)?))?;
         compare(&made, &again)?;
         output::note("made twice, the same in every byte");
     }

@@ -39,11 +39,11 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 
 impl Release {
-    /// Builds programs and guest bundle where need be, and reads everything.
-    pub(super) fn build() -> Result<Self> {
+    /// Builds the guest bundle where need be, and the programs unless there are finished ones, and reads everything.
+    pub(super) fn build(finished: Option<&Path>) -> Result<Self> {
         let date = date()?;
         let bundle = guest::build(&guest::Arguments::default())?;
-        let built = programs::distributable()?;
+        let built = finished.map_or_else(programs::distributable, |directory| Ok(directory.to_owned()))?;
         let packages = packages::read()?;
         let sources = Sources::of(&bundle)?;
         let version = env!("CARGO_PKG_VERSION");
