@@ -23,6 +23,7 @@ pub(super) struct Sources {
     pub(super) kernel: Binary,
     pub(super) libc: Binary,
     kernel_note: String,
+    kernel_variables: Vec<String>,
     kernel_tools: Vec<String>,
     kernel_config: PathBuf,
 }
@@ -59,6 +60,7 @@ impl Sources {
             kernel,
             libc,
             kernel_note: source.note.clone(),
+            kernel_variables: source.variables.clone(),
             kernel_tools: source.tools.clone(),
             kernel_config: source.config.clone(),
         })
@@ -66,8 +68,7 @@ impl Sources {
 
     /// The text of the file `SOURCES`.
     pub(super) fn document(&self) -> String {
-        let Self { kernel, libc, kernel_note, kernel_tools, .. } = self;
-        let major = kernel.source_package.trim_start_matches("linux-source-");
+        let Self { kernel, libc, kernel_note, kernel_variables, kernel_tools, .. } = self;
         format!(
             "\
 Sources of the separate works in the guest bundle (share/pyro/guest)
@@ -84,8 +85,9 @@ vmlinux
         make olddefconfig
         make vmlinux
         strip -o vmlinux.stripped vmlinux
-    with KBUILD_BUILD_TIMESTAMP, KBUILD_BUILD_USER, KBUILD_BUILD_HOST and KBUILD_BUILD_VERSION set as in
-    xtask/src/guest/kernel.rs, which does all of this (`cargo xtask guest`). Linux {major} was built here by
+    with these variables:
+        {}
+    `cargo xtask guest` in pyro's source does all of this. The tools here were
         {}
 
 initramfs.cpio
@@ -98,6 +100,7 @@ initramfs.cpio
 The programs bin/pyro and bin/pyro-vmm are linked with the C library of the machine they run on.
 ",
             kernel.licence,
+            kernel_variables.join("\n        "),
             kernel_tools.join("\n        "),
             libc.licence,
             libc.source_package,
@@ -132,6 +135,7 @@ The programs bin/pyro and bin/pyro-vmm are linked with the C library of the mach
             kernel: binary("linux", "linux-source-6.12", "6.12.9", "GPL-2.0-only WITH Linux-syscall-note"),
             libc: binary("glibc", "glibc", "2.36", "LGPL-2.1-or-later"),
             kernel_note: "Linux 6.12.9".to_owned(),
+            kernel_variables: vec!["LC_ALL='C'".to_owned()],
             kernel_tools: vec!["gcc 12".to_owned(), "ld 2.40".to_owned()],
             kernel_config: PathBuf::new(),
         }
@@ -149,6 +153,7 @@ mod tests {
             "apt-get install linux-source-6.12=6.12.9-1\n",
             "GPL-2.0-only",
             "merge_config.sh -m .config linux-x86_64.config",
+            "these variables:\n        LC_ALL='C'\n",
             "gcc 12\n        ld 2.40",
             "Debian source package glibc 2.36-1",
         ] {

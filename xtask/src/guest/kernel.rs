@@ -29,6 +29,8 @@ pub(crate) struct KernelSource {
     pub(crate) tarball: PathBuf,
     /// The whole configuration.
     pub(crate) config: PathBuf,
+    /// Variables that the build sets, each as `NAME=value`.
+    pub(crate) variables: Vec<String>,
     /// Compiler and linker.
     pub(crate) tools: Vec<String>,
     /// All this in a sentence.
@@ -89,6 +91,7 @@ pub(super) fn build(cache: &Path, force: bool, jobs: Option<usize>) -> Result<Ke
         package_version,
         tarball: TARBALL.into(),
         config: directory.join("config"),
+        variables: FIXED.iter().map(|(name, value)| format!("{name}='{value}'")).collect(),
         tools: tools.to_vec(),
     };
     Ok(Kernel { key, vmlinux, source })
