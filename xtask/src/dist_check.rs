@@ -75,10 +75,18 @@ impl Recorder {
             }
             Err(error) => {
                 self.counts.failed += 1;
-                output::line(&format!("FAILED: {name}: {error:#}"));
+                output::line(&format!("FAILED: {name}: {}", in_a_line(&format!("{error:#}"))));
             }
         }
     }
+}
+
+/// Of what a failing step says, as much as a line holds.
+const REASON_CHARS: usize = 500;
+
+fn in_a_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(REASON_CHARS).collect()
 }
 
 /// Fails unless `path` is below `place`: an installation must use its own files alone.
@@ -98,6 +106,12 @@ mod tests {
         recorder.step("good", || Ok(()));
         recorder.step("bad", || anyhow::bail!("no"));
         assert_eq!(recorder.counts, Counts { passed: 1, failed: 1, skipped: 0 });
+    }
+
+    #[test]
+    fn a_reason_is_one_line_of_bounded_length() {
+        assert_eq!(in_a_line("exit status: 5:\n  Runtime: FAIL\n"), "exit status: 5: Runtime: FAIL");
+        assert_eq!(in_a_line(&"é".repeat(2 * REASON_CHARS)).chars().count(), REASON_CHARS);
     }
 
     #[test]
