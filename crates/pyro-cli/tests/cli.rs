@@ -332,3 +332,21 @@ fn completion_names_the_commands() {
     assert!(ran.stdout.contains("doctor") && ran.stdout.contains("env"), "{ran:?}");
     assert!(!ran.stdout.contains("supervise-machine "), "hidden commands stay hidden");
 }
+
+#[test]
+fn manual_pages_are_of_the_commands_that_are_shown() {
+    let pages = tempfile::tempdir().unwrap();
+    let directory = pages.path().to_str().unwrap();
+    assert_eq!(Pyro::new().run(&["man", directory]).code, Some(0));
+    let names: Vec<String> = std::fs::read_dir(pages.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for name in ["pyro.1", "pyro-run.1", "pyro-workspace-service-start.1"] {
+        assert!(names.iter().any(|found| found == name), "{name}: {names:?}");
+    }
+    assert!(!names.iter().any(|name| name == "pyro-man.1"), "hidden commands stay hidden: {names:?}");
+    let page = std::fs::read_to_string(pages.path().join("pyro-run.1")).unwrap();
+    assert!(page.contains("timeout"), "{page}");
+    assert_eq!(refused(&["man", "/nowhere/at/all"]).0, Some(1));
+}
