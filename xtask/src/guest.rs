@@ -16,7 +16,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{output, root, steps};
+use crate::{output, programs, root, steps};
+pub(crate) use kernel::KernelSource;
 
 /// The guest bundle: kernel and initramfs, built when something they are made of has changed
 #[derive(clap::Args, Debug, Default)]
@@ -34,6 +35,8 @@ pub(crate) struct Arguments {
 pub(crate) struct Bundle {
     /// The directory that holds `vmlinux`, `initramfs.cpio` and `manifest.json`.
     pub(crate) directory: PathBuf,
+    /// What its kernel was made of.
+    pub(crate) kernel: KernelSource,
 }
 
 /// Layout of the bundle directory, and of its manifest.
@@ -98,14 +101,9 @@ fn build_agent() -> Result<Vec<u8>> {
 /// Static, at fixed addresses, which spares each boot the relocation, and without the paths of this machine,
 /// so that every tree and user gets the same bytes.
 fn agent_flags() -> String {
-    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let cargo_home = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
     let mut flags = ["-Ctarget-feature=+crt-static", "-Crelocation-model=static"].map(str::to_owned).to_vec();
-    for (path, name) in [(cargo_home, "/cargo"), (Some(root::workspace()), "/pyro")] {
-        flags.extend(path.map(|path| format!("--remap-path-prefix={}={name}", path.display())));
-    }
-    // The separator of this variable: paths may hold spaces.
-    flags.join("\u{1f}")
+    flags.extend(programs::path_flags());
+    programs::encoded(&flags)
 }
 
 /// Where cargo puts what it builds, which the user's settings may move.
@@ -129,9 +127,10 @@ fn assemble(cache: &Path, kernel: &kernel::Kernel, agent: &[u8]) -> Result<Bundl
     let agent_sha256 = hex::encode(Sha256::digest(agent));
     let key = key(&[BUNDLE_VERSION, &kernel.key, &agent_sha256]);
     let directory = cache.join(&key);
+    let bundle = Bundle { directory: directory.clone(), kernel: kernel.source.clone() };
     if directory.join("manifest.json").is_file() {
         output::note(&format!("bundle {key} is up to date"));
-        return Ok(Bundle { directory });
+        return Ok(bundle);
     }
     let initramfs = initramfs(agent);
     let manifest = Manifest {
@@ -139,13 +138,13 @@ fn assemble(cache: &Path, kernel: &kernel::Kernel, agent: &[u8]) -> Result<Bundl
         protocol: pyro_agent::wire::VERSION,
         component_versions: BTreeMap::from([
             ("agent", env!("CARGO_PKG_VERSION").to_owned()),
-            ("kernel", kernel.version.clone()),
+            ("kernel", kernel.source.version.clone()),
         ]),
         sha256: BTreeMap::from([
             ("initramfs.cpio", hex::encode(Sha256::digest(&initramfs))),
             ("vmlinux", file_sha256(&kernel.vmlinux)?),
         ]),
-        kernel_source: kernel.source_note(),
+        kernel_source: kernel.source.note.clone(),
     };
     publish(cache, &directory, |aside| {
         // Another name of the cached kernel: bundles differ by their agents, and cost no more than those.
@@ -156,10 +155,10 @@ fn assemble(cache: &Path, kernel: &kernel::Kernel, agent: &[u8]) -> Result<Bundl
     })?;
     output::note(&format!(
         "bundle {key}: kernel {}, initramfs {} KiB",
-        kernel.version,
+        kernel.source.version,
         initramfs.len() >> 10
     ));
-    Ok(Bundle { directory })
+    Ok(bundle)
 }
 
 /// The agent as `/init`, and the console that the kernel opens for it.

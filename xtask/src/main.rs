@@ -8,6 +8,8 @@ mod check;
 mod clients;
 mod counts;
 mod demo;
+mod dist;
+mod dist_check;
 mod env;
 mod fuzz;
 mod guest;
@@ -41,6 +43,8 @@ enum Command {
     BenchFlatten(bench::FlattenArguments),
     Check(check::Arguments),
     Demo(demo::Arguments),
+    Dist(dist::Arguments),
+    DistCheck(dist_check::Arguments),
     Env(env::Arguments),
     Fuzz(fuzz::Arguments),
     Guest(guest::Arguments),
@@ -56,6 +60,8 @@ fn main() -> ExitCode {
         Command::BenchFlatten(arguments) => bench::run_flatten(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Dist(arguments) => dist::run(&arguments),
+        Command::DistCheck(arguments) => dist_check::run(&arguments),
         Command::Env(arguments) => env::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Guest(arguments) => guest::run(&arguments),

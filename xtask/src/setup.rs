@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("linux-source-6.12", "the guest kernel's source"),
     ("mmdebstrap", "makes the environments' file systems"),
     ("passt", "benchmarks: pasta beside the network stack"),
+    ("python3-venv", "dist-check installs the wheel as its users do"),
     ("qemu-system-x86", "the emulated engine's processors"),
     ("time", "benchmarks: peak memory"),
     ("uidmap", "mmdebstrap without root"),

@@ -14,9 +14,27 @@ use crate::{output, root, steps};
 pub(super) struct Kernel {
     /// The name of its inputs.
     pub(super) key: String,
-    pub(super) version: String,
     pub(super) vmlinux: PathBuf,
-    package_version: String,
+    pub(super) source: KernelSource,
+}
+
+/// What a kernel was made of, as whoever distributes it must tell.
+#[derive(Clone, Debug)]
+pub(crate) struct KernelSource {
+    pub(crate) version: String,
+    /// The Debian package with the source, and its version.
+    pub(crate) package: &'static str,
+    pub(crate) package_version: String,
+    /// The file of that package that is the source.
+    pub(crate) tarball: PathBuf,
+    /// The whole configuration.
+    pub(crate) config: PathBuf,
+    /// Variables that the build sets, each as `NAME=value`.
+    pub(crate) variables: Vec<String>,
+    /// Compiler and linker.
+    pub(crate) tools: Vec<String>,
+    /// All this in a sentence.
+    pub(crate) note: String,
 }
 
 const PACKAGE: &str = "linux-source-6.12";
@@ -35,15 +53,12 @@ const FIXED: [(&str, &str); 6] = [
 /// Lines of the log shown when a step fails.
 const LOG_TAIL_LINES: usize = 40;
 
-impl Kernel {
-    /// Where the corresponding source is, as the licence asks.
-    pub(super) fn source_note(&self) -> String {
-        format!(
-            "Linux {}, GPL-2.0: Debian source package {PACKAGE} {}, configured by guest/linux-x86_64.config \
-             over tinyconfig, unmodified otherwise",
-            self.version, self.package_version
-        )
-    }
+/// Where the corresponding source is, as the licence asks.
+fn source_note(version: &str, package_version: &str) -> String {
+    format!(
+        "Linux {version}, GPL-2.0: Debian source package {PACKAGE} {package_version}, configured by \
+         guest/linux-x86_64.config over tinyconfig, unmodified otherwise"
+    )
 }
 
 /// The kernel for this tree's configuration, from the cache or built.
@@ -69,7 +84,17 @@ pub(super) fn build(cache: &Path, force: bool, jobs: Option<usize>) -> Result<Ke
         output::note(&format!("kernel {key} is up to date"));
     }
     let version = fs::read_to_string(directory.join("release"))?.trim().to_owned();
-    Ok(Kernel { key, version, vmlinux, package_version })
+    let source = KernelSource {
+        note: source_note(&version, &package_version),
+        version,
+        package: PACKAGE,
+        package_version,
+        tarball: TARBALL.into(),
+        config: directory.join("config"),
+        variables: FIXED.iter().map(|(name, value)| format!("{name}='{value}'")).collect(),
+        tools: tools.to_vec(),
+    };
+    Ok(Kernel { key, vmlinux, source })
 }
 
 fn tool_version(tool: &str) -> Result<String> {
