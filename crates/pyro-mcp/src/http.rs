@@ -1,6 +1,6 @@
 //! The protocol over HTTP, on the loopback alone and for who has the token.
 
-use crate::limits::CONNECTIONS;
+use crate::limits::{ACCEPT_PAUSE, CONNECTIONS};
 use crate::server::{Handler, Server};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -117,7 +117,7 @@ async fn accept(listener: TcpListener, service: Service, authorization: Arc<str>
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors: those that are open go first.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let (service, authorization) = (service.clone(), Arc::clone(&authorization));

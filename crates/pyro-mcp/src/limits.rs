@@ -33,3 +33,6 @@ pub const CLONE_DEADLINE: Duration = Duration::from_secs(600);
 pub const TOKEN_BYTES: usize = 32;
 /// Connections of HTTP clients at once.
 pub const CONNECTIONS: usize = 256;
+/// Before the next connection is looked for where none can be taken, for lack of descriptors: nothing tells when there
+/// are some again.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
