@@ -1,6 +1,6 @@
 //! Commands in a workspace, each with a number and a record.
 
-use super::{EXECUTION_MODE, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, now, secrets};
+use super::{EXECUTION_MODE, KillSignal, Pyro, WORKSPACE_PATH, WorkspaceError, WorkspaceId, now, secrets};
 use crate::authorities::Authorities;
 use crate::exec::{AgentError, ExecInput, ExecOutput, ExecRequest};
 use crate::limits::SUPERVISOR_DEADLINE;
@@ -230,7 +230,8 @@ pub(super) fn with_defaults(workspace: &Workspace, request: &ExecRequest) -> Exe
 }
 
 impl WorkspaceExec<'_> {
-    /// Puts the command's end on record, and asks what was denied meanwhile.
+    /// Puts the command's end on record, and asks what was denied meanwhile. A command that was killed because its
+    /// machine ended is told as that, an error.
     pub async fn finish(self, exit: &Exit, captured: Captured) -> Result<ExecRecord, WorkspaceError> {
         let denied = self.denied().await;
         let status = exit.status();
@@ -248,6 +249,7 @@ impl WorkspaceExec<'_> {
         self.pyro.store.finish_command(self.key, outcome(exit), exit.duration_ms, &output, now())?;
         let detail = json!({ "sequence": self.key.sequence, "exit_code": status });
         self.pyro.record(self.key.workspace, EventKind::Exec, &detail);
+        self.not_killed_by_the_end(exit).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(ExecRecord {
             facts: self.facts,
@@ -261,6 +263,20 @@ impl WorkspaceExec<'_> {
             network_denials: denied.denials,
             network_denials_truncated: denied.truncated,
         })
+    }
+
+    /// A guest that goes off kills what runs in it, and may get to say so: then the end is the machine's, and told
+    /// as that.
+    async fn not_killed_by_the_end(&self, exit: &Exit) -> Result<(), WorkspaceError> {
+        if exit.timed_out || exit.signal != Some(KillSignal::Kill.number()) {
+            return Ok(());
+        }
+        // A machine that is going off answers with its end. One that says nothing has not killed it.
+        match self.link.ask(&Request::Describe, SUPERVISOR_DEADLINE).await {
+            Ok(ended @ Answer::Ended(_)) => Err(self.pyro.told(self.key.workspace, unexpected(ended))),
+            Err(lost @ MachineError::SupervisorLost(_)) => Err(self.pyro.told(self.key.workspace, lost)),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// What was denied since it began. The command has ended well without an answer, too.
