@@ -36,3 +36,6 @@ pub const CONNECTIONS: usize = 256;
 /// Before the next connection is looked for where none can be taken, for lack of descriptors: nothing tells when there
 /// are some again.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the end of standard output is waited for after that of standard input: the protocol's library lets calls go
+/// on for half of it.
+pub const UNREAD_PATIENCE: Duration = Duration::from_secs(10);

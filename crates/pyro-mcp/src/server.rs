@@ -2,7 +2,7 @@
 
 use crate::grants::Grants;
 use crate::hints;
-use crate::limits::{ARGUMENT_BYTES, CALLS, MESSAGE_BYTES, SETTLE_DEADLINE};
+use crate::limits::{ARGUMENT_BYTES, CALLS, MESSAGE_BYTES, SETTLE_DEADLINE, UNREAD_PATIENCE};
 use crate::progress::with_progress;
 use crate::project::Project;
 use crate::roots::ClientRoots;
@@ -19,7 +19,6 @@ use rmcp::model::{
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::AsFd;
 use serde_json::{Value, json};
 use std::io;
 use std::path::PathBuf;
@@ -242,7 +241,8 @@ async fn told_gone(mut gone: watch::Receiver<bool>) {
 pub async fn serve_stdio(server: Arc<Server>) -> Result<(), ServeError> {
     let (told, gone) = watch::channel(false);
     let handler = Handler { server: Arc::clone(&server), gone };
-    let input = Input { stdin: tokio::io::stdin(), gone: told, line: LineLength::default() };
+    let input =
+        Input { stdin: tokio::io::stdin(), gone: told, is_watched: false, line: LineLength::default() };
     let served = async {
         let running = handler.serve((input, tokio::io::stdout())).await;
         let running = running.map_err(|error| ServeError::Protocol(Box::new(error)))?;
@@ -263,6 +263,8 @@ pub async fn serve_stdio(server: Arc<Server>) -> Result<(), ServeError> {
 struct Input {
     stdin: tokio::io::Stdin,
     gone: watch::Sender<bool>,
+    /// Whether somebody waits for the other stream's end.
+    is_watched: bool,
     line: LineLength,
 }
 
@@ -296,8 +298,9 @@ impl AsyncRead for Input {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stdin).poll_read(context, buffer);
         let is_end = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
-        if (is_end || matches!(polled, Poll::Ready(Err(_)))) && !has_reader(&io::stdout()) {
-            self.gone.send_replace(true);
+        if (is_end || matches!(polled, Poll::Ready(Err(_)))) && !self.is_watched {
+            self.is_watched = true;
+            tell_when_unread(self.gone.clone());
         }
         if let Err(error) = self.line.take(&buffer.filled()[before..]) {
             return Poll::Ready(Err(error));
@@ -306,13 +309,17 @@ impl AsyncRead for Input {
     }
 }
 
-/// Whether a pipe or socket has somebody at its other end.
-fn has_reader(stream: &impl AsFd) -> bool {
-    let mut polled = [PollFd::new(stream, PollFlags::empty())];
-    match poll(&mut polled, Some(&Timespec::default())) {
-        Ok(_) => !polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
-        Err(_) => true,
-    }
+/// Waits, apart, until nobody reads standard output: a client's death closes both streams, one after the other.
+fn tell_when_unread(gone: watch::Sender<bool>) {
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        // Errors and hang-ups are told without being asked for.
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        let patience = Timespec::try_from(UNREAD_PATIENCE).expect("seconds are few");
+        if poll(&mut polled, Some(&patience)) == Ok(1) {
+            gone.send_replace(true);
+        }
+    });
 }
 
 fn is_silence(error: &rmcp::service::ServerInitializeError) -> bool {
