@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use support::host::Host;
 use support::mcp::Client;
-use support::{assert_all_gone, descendants, guest_available, has_descendant, wait_until};
+use support::{assert_all_gone, count_descendants, descendants, guest_available, wait_until};
 
 fn git(dir: &Path, arguments: &[&str]) {
     let identity = ["-c", "user.name=n", "-c", "user.email=e@example.com"];
@@ -156,10 +156,7 @@ fn a_client_that_vanishes_leaves_no_machine_behind() {
     let params = json!({ "name": "workspace_create", "arguments": { "mem_mib": 256 } });
     client.begin("tools/call", &params);
     let server = client.child.id();
-    wait_until("a second machine", || {
-        let vmms = descendants(server).into_iter().filter(|(pid, _)| has_descendant(*pid, "qemu-system-x86"));
-        vmms.count() >= 2 && has_descendant(server, "qemu-system-x86")
-    });
+    wait_until("a second machine", || count_descendants(server, "qemu-system-x86") == 2);
     let below: BTreeSet<_> = descendants(server);
     let mut child = client.vanish();
     assert_eq!(child.wait().unwrap().code(), Some(0));

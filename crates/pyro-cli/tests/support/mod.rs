@@ -147,8 +147,14 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Whether a program named `name` (as in `/proc/PID/comm`) is below `pid`.
 pub(crate) fn has_descendant(pid: u32, name: &str) -> bool {
-    descendants(pid).iter().any(|(child, _)| {
+    count_descendants(pid, name) > 0
+}
+
+/// How many programs named so are below `pid`.
+pub(crate) fn count_descendants(pid: u32, name: &str) -> usize {
+    let is_named = |child: &u32| {
         std::fs::read_to_string(Path::new("/proc").join(child.to_string()).join("comm"))
             .is_ok_and(|comm| comm.trim() == name)
-    })
+    };
+    descendants(pid).iter().filter(|(child, _)| is_named(child)).count()
 }
