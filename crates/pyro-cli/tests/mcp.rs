@@ -77,6 +77,16 @@ fn bad_calls_are_answered_with_a_code_and_leave_nothing() {
         ("vm_status", json!({ "vm_id": "0123456789ab" }), "no_machine"),
         ("workspace_diff", json!({ "workspace_id": "x", "max_output_bytes": 0 }), "out_of_range"),
         (
+            "workspace_disk_read",
+            json!({ "workspace_id": "x", "path": "f", "max_bytes": 2 << 20 }),
+            "out_of_range",
+        ),
+        (
+            "workspace_file_read",
+            json!({ "workspace_id": "x", "path": "f", "offset": 64 << 20 }),
+            "out_of_range",
+        ),
+        (
             "service_start",
             json!({ "workspace_id": "x", "service_name": "s", "command": "c", "ready_file": "f", "ready_tcp": "t" }),
             "invalid_readiness",

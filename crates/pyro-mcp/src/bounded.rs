@@ -1,6 +1,6 @@
 //! Texts and lists that may be long, cut so that an answer stays short and says how the rest is had.
 
-use crate::limits::{ENTRIES, MOST_ENTRIES, MOST_TEXT_BYTES, TEXT_BYTES};
+use crate::limits::{ENTRIES, MOST_ENTRIES, MOST_READ_BYTES, MOST_TEXT_BYTES, READ_BYTES, TEXT_BYTES};
 use crate::tool::refused;
 use pyro_core::Problem;
 use serde_json::{Map, Value, json};
@@ -8,6 +8,11 @@ use serde_json::{Map, Value, json};
 /// How much text one answer may have.
 pub(crate) fn text_limit(wanted: Option<u64>) -> Result<usize, Problem> {
     within("max_output_bytes", wanted.unwrap_or(TEXT_BYTES), MOST_TEXT_BYTES)
+}
+
+/// How much of a file one answer may have.
+pub(crate) fn read_limit(wanted: Option<u64>) -> Result<u64, Problem> {
+    within("max_bytes", wanted.unwrap_or(READ_BYTES), MOST_READ_BYTES).map(|bytes| bytes as u64)
 }
 
 /// How many entries one answer may have.

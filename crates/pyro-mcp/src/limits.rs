@@ -7,6 +7,10 @@ use std::time::Duration;
 pub const TEXT_BYTES: u64 = 16 << 10;
 /// What a caller may ask for at once.
 pub const MOST_TEXT_BYTES: u64 = 256 << 10;
+/// What is read of a file where the caller names no bound.
+pub const READ_BYTES: u64 = 64 << 10;
+/// What a caller may read of a file at once.
+pub const MOST_READ_BYTES: u64 = 1 << 20;
 /// Entries of listings in one answer; the rest is had with `offset`.
 pub const ENTRIES: usize = 200;
 /// What a caller may ask for at once.

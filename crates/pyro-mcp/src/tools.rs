@@ -16,7 +16,7 @@ mod workspaces;
 use crate::server::Server;
 use crate::tool::{AnyTool, refused};
 use pyro_core::exec::ExecRequest;
-use pyro_core::workspace::{WorkspaceCommand, WorkspaceError};
+use pyro_core::workspace::WorkspaceCommand;
 use pyro_core::{Explain, Problem, environments, limits};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -113,11 +113,6 @@ fn shell_command(text: &str, timeout_seconds: Option<u64>) -> Result<WorkspaceCo
 }
 
 fn explain(error: impl Explain) -> Problem {
-    error.explain()
-}
-
-/// The problem of a workspace, which says `--` less than a person at a shell would want to hear.
-fn told(error: WorkspaceError) -> Problem {
     error.explain()
 }
 

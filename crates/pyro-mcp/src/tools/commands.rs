@@ -1,7 +1,7 @@
 //! Commands in a workspace, and what they printed.
 
 use super::run::collect;
-use super::{explain, pairs, shell_command, told};
+use super::{explain, pairs, shell_command};
 use crate::bounded::{cut_text, page, text_limit};
 use crate::tool::{Call, Effect, Tool, json, refused};
 use pyro_core::Problem;
@@ -61,15 +61,15 @@ impl Tool for Exec {
         let pyro = &call.server.pyro;
         if self.detach {
             command.exec.timeout = self.timeout_seconds.map(Duration::from_secs);
-            return Ok(json(&pyro.exec_detached(&self.workspace_id, &command).await.map_err(told)?));
+            return Ok(json(&pyro.exec_detached(&self.workspace_id, &command).await.map_err(explain)?));
         }
-        let (running, _input, mut output) = pyro.exec(&self.workspace_id, &command).await.map_err(told)?;
+        let (running, _input, mut output) = pyro.exec(&self.workspace_id, &command).await.map_err(explain)?;
         let (exit, captured) = match collect(&mut output, call).await {
             Ok(done) => done,
-            Err(AgentError::Disconnected) => return Err(told(running.why_disconnected().await)),
+            Err(AgentError::Disconnected) => return Err(explain(running.why_disconnected().await)),
             Err(error) => return Err(explain(error)),
         };
-        let mut record = json(&running.finish(&exit, captured).await.map_err(told)?);
+        let mut record = json(&running.finish(&exit, captured).await.map_err(explain)?);
         let fields = record.as_object_mut().expect("a record is an object");
         cut_text(fields, "stdout", limit);
         cut_text(fields, "stderr", limit);
@@ -106,11 +106,11 @@ impl Tool for Logs {
         let entries: Vec<Value> = match self.sequence {
             Some(sequence) => {
                 let limit = text_limit(self.max_output_bytes)?;
-                let entry = pyro.command_output(&self.workspace_id, sequence).await.map_err(told)?;
+                let entry = pyro.command_output(&self.workspace_id, sequence).await.map_err(explain)?;
                 vec![paged(&entry, self.offset, limit)]
             }
             None => {
-                let all = pyro.logs(&self.workspace_id).map_err(told)?;
+                let all = pyro.logs(&self.workspace_id).map_err(explain)?;
                 let before = self.before.unwrap_or(u64::MAX);
                 let wanted: Vec<&LogEntry> = all.iter().filter(|entry| entry.sequence < before).collect();
                 let first = wanted.len().saturating_sub(LISTED);
@@ -163,7 +163,7 @@ impl Tool for ExecWait {
         let seconds = limits::check("timeout_seconds", seconds, &WAIT_SECONDS).map_err(explain)?;
         let limit = Some(Duration::from_secs(seconds));
         let waited = call.server.pyro.command_wait(&self.workspace_id, self.sequence, limit).await;
-        Ok(json(&waited.map_err(told)?))
+        Ok(json(&waited.map_err(explain)?))
     }
 }
 
@@ -209,6 +209,6 @@ impl Tool for ExecKill {
             return Err(refused("out_of_range", "sequence begins at 1"));
         }
         let killed = call.server.pyro.command_kill(&self.workspace_id, self.sequence, signal).await;
-        Ok(json(&killed.map_err(told)?))
+        Ok(json(&killed.map_err(explain)?))
     }
 }

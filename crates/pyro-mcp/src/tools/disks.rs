@@ -1,7 +1,7 @@
 //! The disk of a stopped workspace.
 
-use super::told;
-use crate::bounded::{entry_limit, page_list};
+use super::explain;
+use crate::bounded::{entry_limit, page_list, read_limit};
 use crate::tool::{Call, Effect, Tool, json};
 use pyro_core::Problem;
 use schemars::JsonSchema;
@@ -26,7 +26,7 @@ impl Tool for Export {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let output = call.output(&self.output_path).await?;
         call.progress.tell("the disk is copied");
-        Ok(json(&call.server.pyro.disk_export(&self.workspace_id, &output).await.map_err(told)?))
+        Ok(json(&call.server.pyro.disk_export(&self.workspace_id, &output).await.map_err(explain)?))
     }
 }
 
@@ -54,7 +54,7 @@ impl Tool for List {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let limit = entry_limit(self.limit)?;
         let listed = call.server.pyro.disk_list(&self.workspace_id, &self.path, self.recursive).await;
-        let mut listing = json(&listed.map_err(told)?);
+        let mut listing = json(&listed.map_err(explain)?);
         page_list(listing.as_object_mut().expect("a listing is an object"), "entries", self.offset, limit);
         Ok(listing)
     }
@@ -65,13 +65,9 @@ impl Tool for List {
 pub(super) struct Read {
     workspace_id: String,
     path: String,
-    #[serde(default = "read_bytes")]
+    #[serde(default)]
     #[schemars(range(min = 1, max = 1048576))]
-    max_bytes: u64,
-}
-
-fn read_bytes() -> u64 {
-    64 << 10
+    max_bytes: Option<u64>,
 }
 
 impl Tool for Read {
@@ -81,7 +77,9 @@ impl Tool for Read {
     const OUTPUT: &'static str = "content: str, size_bytes: int, truncated: bool";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        let max_bytes = self.max_bytes.min(1 << 20);
-        Ok(json(&call.server.pyro.disk_read(&self.workspace_id, &self.path, max_bytes).await.map_err(told)?))
+        let max_bytes = read_limit(self.max_bytes)?;
+        Ok(json(
+            &call.server.pyro.disk_read(&self.workspace_id, &self.path, max_bytes).await.map_err(explain)?,
+        ))
     }
 }

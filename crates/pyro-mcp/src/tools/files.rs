@@ -1,17 +1,12 @@
 //! Files of a running workspace, and patches.
 
-use super::told;
-use crate::bounded::{entry_limit, page_list};
+use super::explain;
+use crate::bounded::{entry_limit, page_list, read_limit};
 use crate::tool::{Call, Effect, Tool, json, refused};
 use pyro_core::Problem;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-/// What a file read gives where nothing is said, bytes.
-const READ_BYTES: u64 = 64 << 10;
-/// What it gives at most.
-const MOST_READ_BYTES: u64 = 1 << 20;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -37,7 +32,7 @@ impl Tool for FileList {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let limit = entry_limit(self.limit)?;
         let listed = call.server.pyro.file_list(&self.workspace_id, &self.path, self.recursive).await;
-        let mut listing = json(&listed.map_err(told)?);
+        let mut listing = json(&listed.map_err(explain)?);
         page_list(listing.as_object_mut().expect("a listing is an object"), "entries", self.offset, limit);
         Ok(listing)
     }
@@ -62,15 +57,14 @@ impl Tool for FileRead {
     const OUTPUT: &'static str = "content: str, size_bytes: int, next_offset: int?";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        let max = self.max_bytes.unwrap_or(READ_BYTES);
-        if !(1..=MOST_READ_BYTES).contains(&max) {
-            return Err(refused(
-                "out_of_range",
-                format!("max_bytes must be between 1 and {MOST_READ_BYTES}"),
-            ));
+        let max = read_limit(self.max_bytes)?;
+        let end = *pyro_core::limits::FILE_BYTES.end();
+        if self.offset >= end {
+            return Err(refused("out_of_range", format!("offset must be below {end}")));
         }
-        let wanted = self.offset.saturating_add(max).min(*pyro_core::limits::FILE_BYTES.end());
-        let read = call.server.pyro.file_read(&self.workspace_id, &self.path, wanted).await.map_err(told)?;
+        let wanted = self.offset.saturating_add(max).min(end);
+        let read =
+            call.server.pyro.file_read(&self.workspace_id, &self.path, wanted).await.map_err(explain)?;
         let start = usize::try_from(self.offset).unwrap_or(usize::MAX).min(read.bytes.len());
         let part = &read.bytes[start..];
         let end = (start + part.len()) as u64;
@@ -104,7 +98,7 @@ impl Tool for FileWrite {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let written = call.server.pyro.file_write(&self.workspace_id, &self.path, self.text.as_bytes()).await;
-        Ok(json(&written.map_err(told)?))
+        Ok(json(&written.map_err(explain)?))
     }
 }
 
@@ -124,7 +118,7 @@ impl Tool for PatchApply {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let applied = call.server.pyro.patch_apply(&self.workspace_id, self.patch.as_bytes()).await;
-        let mut report = json(&applied.map_err(told)?);
+        let mut report = json(&applied.map_err(explain)?);
         // The caller has just written it.
         report.as_object_mut().expect("a report is an object").remove("patch");
         Ok(report)
@@ -149,7 +143,7 @@ impl Tool for FileRemove {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let removed = call.server.pyro.file_remove(&self.workspace_id, &self.path, self.recursive).await;
-        Ok(json(&removed.map_err(told)?))
+        Ok(json(&removed.map_err(explain)?))
     }
 }
 
@@ -173,6 +167,6 @@ impl Tool for FileMove {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let Self { workspace_id, path, new_path, replace } = self;
         let moved = call.server.pyro.file_move(&workspace_id, &path, &new_path, replace).await;
-        Ok(json(&moved.map_err(told)?))
+        Ok(json(&moved.map_err(explain)?))
     }
 }

@@ -1,6 +1,6 @@
 //! What a workspace's guest reached, and what it may reach.
 
-use super::told;
+use super::explain;
 use crate::bounded::entry_limit;
 use crate::tool::{Call, Effect, Tool, json};
 use pyro_core::Problem;
@@ -32,7 +32,7 @@ impl Tool for Log {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let records = if self.denied { NetworkRecords::Denied } else { NetworkRecords::All };
         let tail = LogTail::Lines(entry_limit(self.limit)?);
-        Ok(json(&call.server.pyro.network_log(&self.workspace_id, records, tail).await.map_err(told)?))
+        Ok(json(&call.server.pyro.network_log(&self.workspace_id, records, tail).await.map_err(explain)?))
     }
 }
 
@@ -56,6 +56,6 @@ impl Tool for Check {
         // It asks the host's resolver, which may take its time.
         let check = tokio::task::spawn_blocking(move || server.pyro.network_check(&id, &destination));
         let checked = check.await.expect("a check does not panic");
-        Ok(json(&checked.map_err(told)?))
+        Ok(json(&checked.map_err(explain)?))
     }
 }

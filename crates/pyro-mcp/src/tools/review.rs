@@ -1,6 +1,6 @@
 //! What has become of a workspace.
 
-use super::told;
+use super::explain;
 use crate::bounded::{entry_limit, page, page_list, text_limit};
 use crate::tool::{Call, Effect, Tool, json};
 use pyro_core::Problem;
@@ -29,7 +29,7 @@ impl Tool for Diff {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let limit = text_limit(self.max_output_bytes)?;
-        let diff = call.server.pyro.diff(&self.workspace_id, "baseline").await.map_err(told)?;
+        let diff = call.server.pyro.diff(&self.workspace_id, "baseline").await.map_err(explain)?;
         let patch = String::from_utf8_lossy(&diff.patch);
         let part = page(&patch, self.offset, limit);
         // Each entry's own patch is in the whole one.
@@ -71,6 +71,6 @@ impl Tool for Summary {
     const OUTPUT: &'static str = "events: list";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        Ok(json(&call.server.pyro.summary(&self.workspace_id).map_err(told)?))
+        Ok(json(&call.server.pyro.summary(&self.workspace_id).map_err(explain)?))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{environment, explain, shell_command};
 use crate::bounded::{cut_text, text_limit};
-use crate::tool::{Call, Effect, Tool, refused};
+use crate::tool::{Call, Effect, Tool};
 use pyro_core::authorities::Authorities;
 use pyro_core::exec::{AgentError, ExecEvent, ExecOutput, Exit};
 use pyro_core::limits::CAPTURE_BYTES;
@@ -175,9 +175,4 @@ pub(super) fn result(id: &str, exit: &Exit, captured: Captured, limit: usize) ->
     cut_text(&mut result, "stdout", limit);
     cut_text(&mut result, "stderr", limit);
     result
-}
-
-/// Only here so that a tool without workspaces says so in the same words.
-pub(super) fn no_machine(id: &str) -> Problem {
-    refused("no_machine", format!("vm '{id}' does not exist"))
 }

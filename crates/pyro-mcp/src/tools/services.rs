@@ -1,11 +1,11 @@
 //! Services of a workspace.
 
-use super::{pairs, shell_command, told};
+use super::{explain, pairs, shell_command};
 use crate::bounded::{cut_text, text_limit};
 use crate::tool::{Call, Effect, Tool, json, refused};
-use pyro_core::services::{PortRequest, Readiness};
+use pyro_core::Problem;
+use pyro_core::services::{PortRequest, Readiness, RestartPolicy};
 use pyro_core::workspace::{LogTail, ServiceRequest};
-use pyro_core::{Explain, Problem};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -104,23 +104,21 @@ impl Tool for Start {
         command.exec.secret_env = pairs(self.secret_env);
         let usual = ServiceRequest::new(&self.service_name, command);
         let restart = match self.restart {
-            Some(Restart::OnFailure) => "on-failure",
-            Some(Restart::No) | None => "no",
+            Some(Restart::OnFailure) => RestartPolicy::OnFailure { most: None },
+            Some(Restart::No) | None => RestartPolicy::No,
         };
         let port = |port: Port| PortRequest { host_port: port.host_port, guest_port: port.guest_port };
         let request = ServiceRequest {
             readiness,
             ready_timeout_seconds: self.ready_timeout_seconds.unwrap_or(usual.ready_timeout_seconds),
             ready_interval_ms: self.ready_interval_ms.unwrap_or(usual.ready_interval_ms),
-            restart: restart
-                .parse()
-                .map_err(|error: pyro_core::services::ServiceSyntaxError| error.explain())?,
+            restart,
             autostart: self.autostart,
             publish: self.published_ports.into_iter().map(port).collect(),
             ..usual
         };
         call.progress.tell("the service starts");
-        Ok(json(&call.server.pyro.service_start(&self.workspace_id, &request).await.map_err(told)?))
+        Ok(json(&call.server.pyro.service_start(&self.workspace_id, &request).await.map_err(explain)?))
     }
 }
 
@@ -137,7 +135,7 @@ impl Tool for List {
     const OUTPUT: &'static str = "count: int, running_count: int, services: list";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        Ok(json(&call.server.pyro.service_list(&self.workspace_id).await.map_err(told)?))
+        Ok(json(&call.server.pyro.service_list(&self.workspace_id).await.map_err(explain)?))
     }
 }
 
@@ -156,7 +154,12 @@ impl Tool for Status {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         Ok(json(
-            &call.server.pyro.service_status(&self.workspace_id, &self.service_name).await.map_err(told)?,
+            &call
+                .server
+                .pyro
+                .service_status(&self.workspace_id, &self.service_name)
+                .await
+                .map_err(explain)?,
         ))
     }
 }
@@ -188,7 +191,7 @@ impl Tool for Logs {
         let lines = usize::try_from(self.tail_lines.unwrap_or(TAIL_LINES)).unwrap_or(usize::MAX);
         let tail = if self.all { LogTail::All } else { LogTail::Lines(lines) };
         let logs = call.server.pyro.service_logs(&self.workspace_id, &self.service_name, tail).await;
-        let mut logs = json(&logs.map_err(told)?);
+        let mut logs = json(&logs.map_err(explain)?);
         let fields = logs.as_object_mut().expect("logs are an object");
         cut_text(fields, "stdout", limit);
         cut_text(fields, "stderr", limit);
@@ -214,7 +217,12 @@ impl Tool for Restarted {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         call.progress.tell("the service restarts");
         Ok(json(
-            &call.server.pyro.service_restart(&self.workspace_id, &self.service_name).await.map_err(told)?,
+            &call
+                .server
+                .pyro
+                .service_restart(&self.workspace_id, &self.service_name)
+                .await
+                .map_err(explain)?,
         ))
     }
 }
@@ -233,6 +241,8 @@ impl Tool for Stop {
     const OUTPUT: &'static str = "service_name: str, state: str";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        Ok(json(&call.server.pyro.service_stop(&self.workspace_id, &self.service_name).await.map_err(told)?))
+        Ok(json(
+            &call.server.pyro.service_stop(&self.workspace_id, &self.service_name).await.map_err(explain)?,
+        ))
     }
 }

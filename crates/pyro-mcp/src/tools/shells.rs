@@ -1,7 +1,7 @@
 //! Shells with a terminal.
 
 use super::commands::Signal;
-use super::{pairs, told};
+use super::{explain, pairs};
 use crate::tool::{Call, Effect, Tool, json};
 use pyro_core::Problem;
 use pyro_core::workspace::{KillSignal, Newline, OpenShell, ReadShell, ShellWait};
@@ -42,7 +42,7 @@ impl Tool for Open {
             rows: self.rows.unwrap_or(usual.rows),
             secret_env: pairs(self.secret_env),
         };
-        Ok(json(&call.server.pyro.shell_open(&self.workspace_id, &new).await.map_err(told)?))
+        Ok(json(&call.server.pyro.shell_open(&self.workspace_id, &new).await.map_err(explain)?))
     }
 }
 
@@ -59,7 +59,7 @@ impl Tool for List {
     const OUTPUT: &'static str = "count: int, shells: list";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        let shells = call.server.pyro.shell_list(&self.workspace_id).map_err(told)?;
+        let shells = call.server.pyro.shell_list(&self.workspace_id).map_err(explain)?;
         Ok(json!({ "count": shells.len(), "shells": shells }))
     }
 }
@@ -114,7 +114,7 @@ impl Tool for Read {
             wait_seconds: self.wait_seconds.unwrap_or(usual.wait_seconds),
         };
         let output = call.server.pyro.shell_read(&self.workspace_id, &self.shell_id, &read).await;
-        Ok(json(&output.map_err(told)?))
+        Ok(json(&output.map_err(explain)?))
     }
 }
 
@@ -144,7 +144,7 @@ impl Tool for Write {
         let pyro = &call.server.pyro;
         let written =
             pyro.shell_write(&self.workspace_id, &self.shell_id, self.input.as_bytes(), newline).await;
-        Ok(json(&written.map_err(told)?))
+        Ok(json(&written.map_err(explain)?))
     }
 }
 
@@ -168,7 +168,7 @@ impl Tool for Resize {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let resized =
             call.server.pyro.shell_resize(&self.workspace_id, &self.shell_id, self.cols, self.rows).await;
-        Ok(json(&resized.map_err(told)?))
+        Ok(json(&resized.map_err(explain)?))
     }
 }
 
@@ -191,7 +191,7 @@ impl Tool for Signalled {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let signal = self.signal_name.map_or(KillSignal::Int, Into::into);
         let signalled = call.server.pyro.shell_signal(&self.workspace_id, &self.shell_id, signal).await;
-        Ok(json(&signalled.map_err(told)?))
+        Ok(json(&signalled.map_err(explain)?))
     }
 }
 
@@ -209,6 +209,6 @@ impl Tool for Close {
     const OUTPUT: &'static str = "closed: bool";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        Ok(json(&call.server.pyro.shell_close(&self.workspace_id, &self.shell_id).await.map_err(told)?))
+        Ok(json(&call.server.pyro.shell_close(&self.workspace_id, &self.shell_id).await.map_err(explain)?))
     }
 }

@@ -1,6 +1,6 @@
 //! Snapshots of a workspace's whole disk.
 
-use super::told;
+use super::explain;
 use crate::tool::{Call, Effect, Tool, json};
 use pyro_core::Problem;
 use pyro_core::workspace::EXECUTION_MODE;
@@ -27,7 +27,7 @@ impl Tool for Create {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let snapshot = call.server.pyro.snapshot_create(&self.workspace_id, &self.snapshot_name).await;
-        let snapshot = snapshot.map_err(told)?;
+        let snapshot = snapshot.map_err(explain)?;
         Ok(json!({
             "workspace_id": snapshot.workspace_id,
             "snapshot": snapshot,
@@ -49,7 +49,7 @@ impl Tool for List {
     const OUTPUT: &'static str = "count: int, snapshots: list";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        let snapshots = call.server.pyro.snapshot_list(&self.workspace_id).map_err(told)?;
+        let snapshots = call.server.pyro.snapshot_list(&self.workspace_id).map_err(explain)?;
         let id = snapshots.first().map_or(self.workspace_id, |one| one.workspace_id.clone());
         Ok(json!({ "workspace_id": id, "count": snapshots.len(), "snapshots": snapshots }))
     }
@@ -70,7 +70,7 @@ impl Tool for Delete {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let deleted = call.server.pyro.snapshot_delete(&self.workspace_id, &self.snapshot_name).await;
-        Ok(json(&deleted.map_err(told)?))
+        Ok(json(&deleted.map_err(explain)?))
     }
 }
 
@@ -91,6 +91,6 @@ impl Tool for Reset {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         call.progress.tell("the workspace goes back");
-        Ok(json(&call.server.pyro.reset(&self.workspace_id, &self.snapshot).await.map_err(told)?))
+        Ok(json(&call.server.pyro.reset(&self.workspace_id, &self.snapshot).await.map_err(explain)?))
     }
 }

@@ -1,6 +1,6 @@
 //! Trees across the border of the host.
 
-use super::told;
+use super::explain;
 use crate::tool::{Call, Effect, Tool, json};
 use pyro_core::Problem;
 use pyro_core::workspace::{ExportOptions, Overwrite, SeedFilter};
@@ -29,7 +29,7 @@ impl Tool for SyncPush {
         let moved = |bytes| call.progress.bytes("sent", bytes);
         let pyro = &call.server.pyro;
         let pushed = pyro.sync_push(&self.workspace_id, &source, SeedFilter::All, &self.dest, &moved).await;
-        Ok(json(&pushed.map_err(told)?))
+        Ok(json(&pushed.map_err(explain)?))
     }
 }
 
@@ -54,7 +54,7 @@ impl Tool for Export {
         let options = ExportOptions::default();
         let pyro = &call.server.pyro;
         let exported = pyro.export(&self.workspace_id, &self.path, &output, options, &moved).await;
-        Ok(json(&exported.map_err(told)?))
+        Ok(json(&exported.map_err(explain)?))
     }
 }
 
@@ -80,6 +80,6 @@ impl Tool for SyncPull {
         let options = ExportOptions { overwrite: Overwrite::Replace, ..ExportOptions::default() };
         let pyro = &call.server.pyro;
         let pulled = pyro.sync_pull(&self.workspace_id, &self.path, &output, options, &moved).await;
-        Ok(json(&pulled.map_err(told)?))
+        Ok(json(&pulled.map_err(explain)?))
     }
 }

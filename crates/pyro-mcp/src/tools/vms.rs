@@ -1,11 +1,11 @@
 //! One-shot machines in several steps, and the environments that they come from. A machine belongs to the server that
 //! made it and ends with it.
 
-use super::run::{machine_request, no_machine, policy, result, run, start};
+use super::run::{machine_request, policy, result, run, start};
 use super::{environment, explain, shell_command};
 use crate::bounded::text_limit;
 use crate::limits::MACHINES;
-use crate::tool::{Call, Effect, Tool, json, refused};
+use crate::tool::{Call, Effect, Tool, refused};
 use pyro_core::authorities::Authorities;
 use pyro_core::machine::{Machine, MachineId, MachineRequest};
 use pyro_core::network::{GATEWAY_V4, GUEST_V4};
@@ -48,7 +48,7 @@ impl Machines {
     }
 
     fn get(&self, id: &str) -> Result<Arc<AsyncMutex<Vm>>, Problem> {
-        self.all().get(id).cloned().ok_or_else(|| no_machine(id))
+        self.all().get(id).cloned().ok_or_else(|| refused("no_machine", format!("vm '{id}' does not exist")))
     }
 
     fn add(&self, facts: Facts) -> Result<(), Problem> {
@@ -382,6 +382,6 @@ impl Tool for ReapExpired {
                 deleted.push(id);
             }
         }
-        Ok(json(&json!({ "count": deleted.len(), "deleted_vm_ids": deleted })))
+        Ok(json!({ "count": deleted.len(), "deleted_vm_ids": deleted }))
     }
 }

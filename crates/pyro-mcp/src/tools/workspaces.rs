@@ -1,6 +1,6 @@
 //! A workspace's life.
 
-use super::{environment, pairs, told};
+use super::{environment, explain, pairs};
 use crate::tool::{Call, Effect, Tool, json, refused};
 use pyro_core::network::{self, NetworkRules, NetworkUpdate, RuleRemoval};
 use pyro_core::store::NetworkPolicy;
@@ -127,7 +127,7 @@ impl Tool for Create {
             CreateProgress::Seeded(bytes) => call.progress.bytes("seed", bytes),
         };
         let pulling = Arc::new(call.progress.clone());
-        Ok(json(&call.server.pyro.create(&request, pulling, &told_client).await.map_err(told)?))
+        Ok(json(&call.server.pyro.create(&request, pulling, &told_client).await.map_err(explain)?))
     }
 }
 
@@ -180,7 +180,7 @@ impl Tool for List {
             "service_count",
             "running_service_count",
         ];
-        let views = call.server.pyro.list().map_err(told)?;
+        let views = call.server.pyro.list().map_err(explain)?;
         let short = |mut view: Value| {
             if let Some(fields) = view.as_object_mut() {
                 fields.retain(|key, _| SHOWN.contains(&key.as_str()));
@@ -238,7 +238,7 @@ impl Tool for Update {
             },
             ..UpdateWorkspace::default()
         };
-        Ok(json(&call.server.pyro.update(&self.workspace_id, &change).await.map_err(told)?))
+        Ok(json(&call.server.pyro.update(&self.workspace_id, &change).await.map_err(explain)?))
     }
 }
 
@@ -255,7 +255,7 @@ impl Tool for Status {
     const OUTPUT: &'static str = "workspace_id: str, state: str";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        Ok(json(&call.server.pyro.status(&self.workspace_id).await.map_err(told)?))
+        Ok(json(&call.server.pyro.status(&self.workspace_id).await.map_err(explain)?))
     }
 }
 
@@ -273,7 +273,7 @@ impl Tool for Start {
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         call.progress.tell("the machine boots");
-        Ok(json(&call.server.pyro.start(&self.workspace_id).await.map_err(told)?))
+        Ok(json(&call.server.pyro.start(&self.workspace_id).await.map_err(explain)?))
     }
 }
 
@@ -291,7 +291,7 @@ impl Tool for Stop {
     const OUTPUT: &'static str = "workspace_id: str, state: str";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        Ok(json(&call.server.pyro.stop(&self.workspace_id).await.map_err(told)?))
+        Ok(json(&call.server.pyro.stop(&self.workspace_id).await.map_err(explain)?))
     }
 }
 
@@ -309,7 +309,7 @@ impl Tool for Delete {
     const OUTPUT: &'static str = "deleted: bool";
 
     async fn call(self, call: &Call) -> Result<Value, Problem> {
-        let id = call.server.pyro.delete(&self.workspace_id).await.map_err(told)?;
+        let id = call.server.pyro.delete(&self.workspace_id).await.map_err(explain)?;
         Ok(json!({ "workspace_id": id.to_string(), "deleted": true, "reason": "explicit_delete" }))
     }
 }
@@ -337,6 +337,6 @@ impl Tool for Fork {
     async fn call(self, call: &Call) -> Result<Value, Problem> {
         let request = ForkWorkspace { name: self.name, labels: pairs(self.labels), snapshot: self.snapshot };
         call.progress.tell("the copy boots");
-        Ok(json(&call.server.pyro.fork(&self.workspace_id, &request).await.map_err(told)?))
+        Ok(json(&call.server.pyro.fork(&self.workspace_id, &request).await.map_err(explain)?))
     }
 }
