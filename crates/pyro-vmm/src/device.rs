@@ -10,6 +10,7 @@ pub mod console;
 pub mod fuzz;
 pub mod iov;
 pub mod net;
+pub(crate) mod queued;
 pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 pub(crate) mod emulated;
+pub(crate) mod kvm;
 mod probe;
-mod sys;
 pub use probe::*;
 
 /// An engine and what it needs.
@@ -15,7 +15,32 @@ pub enum EngineSpec {
         /// Absolute path of `qemu-system-x86_64`.
         qemu: PathBuf,
     },
+    /// The host's processor, by the kernel's KVM.
+    Kvm,
 }
+
+/// What every guest kernel is told on its command line (`Documentation/admin-guide/kernel-parameters.txt` of Linux).
+const KERNEL_WORDS: [&str; 11] = [
+    // Errors and panics reach the bounded console log, nothing else costs time there.
+    "console=ttyS0",
+    "quiet",
+    // Emergencies only: each byte on the serial line is an exit.
+    "loglevel=1",
+    // A guest that panics or restarts ends its machine, at once.
+    "panic=-1",
+    "reboot=t",
+    "pci=off",
+    "random.trust_cpu=on",
+    // The watchdog would take a busy host for a bad counter and fall back to a clock of 4 ms.
+    "tsc=reliable",
+    // Mounts and control groups wait for grace periods, which else last several timer ticks each.
+    "rcupdate.rcu_expedited=1",
+    // The driver for made-up interfaces makes one by itself; a guest without a network has none.
+    "dummy.numdummies=0",
+    // With one CPU the kernel would take the lock prefixes out of its code, a tenth of an emulated boot long: each
+    // place costs the emulator what it has translated around it, and a host a copy of the kernel's page.
+    "noreplace-smp",
+];
 
 /// Reads arbitrary bytes as an engine's monitor sends them.
 pub(crate) fn fuzz_monitor(bytes: &[u8]) {

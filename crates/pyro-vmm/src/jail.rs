@@ -1,11 +1,12 @@
 //! What confines a machine's processes, and the report of what is really in force.
 //!
 //! ```text
-//! (host: namespaces, descriptors) -> prepare -> confine_engine -> close -> report
+//! (host: namespaces, descriptors) -> prepare -> confine_engine -> enclose -> filter -> report
 //! ```
 //! The host starts the process in namespaces of its own where it may. [`Jail::prepare`] does what the engine
 //! inherits, [`Jail::confine_engine`] adds what the engine's process does to itself before it becomes the
-//! engine, and [`Jail::close`] takes everything else from this process. Each step that a host does not allow
+//! engine, [`Jail::enclose`] takes everything else from this process, and each of its threads ends with a filter of
+//! system calls of its own, [`Jail::filter`] or [`confine_vcpu`]. Each step that a host does not allow
 //! is left out and named in the report; only the system call filter is indispensable.
 
 use std::fs::File;
@@ -72,6 +73,11 @@ struct EngineJail {
 pub(crate) fn close_undeclared(first_free: RawFd) {
     // The kernel may lack it; descriptors of the host are close-on-exec besides.
     let _ = sys::close_from(first_free);
+}
+
+/// Last step for a vCPU's thread.
+pub(crate) fn confine_vcpu(action: SeccompAction) -> Result<(), String> {
+    seccomp::apply(seccomp::Thread::Vcpu, action)
 }
 
 impl Jail {
@@ -141,8 +147,9 @@ impl Jail {
         engine.jail.limits = status::limits(&format!("/proc/{pid}/limits"));
     }
 
-    /// Last step: from here on this process works with what it has open.
-    pub fn close(&mut self) -> Result<(), JailError> {
+    /// Takes everything from this process but system calls on what it has open. The last moment for threads, which
+    /// inherit it.
+    pub fn enclose(&mut self) -> Result<(), JailError> {
         self.vmm.limits = own_limits();
         let missing = &mut self.vmm.missing;
         match root::empty() {
@@ -163,8 +170,12 @@ impl Jail {
         }
         // Changing credentials clears it.
         sys::die_with_parent()
-            .map_err(|source| JailError::Os { step: "tie the process to the host's", source })?;
-        seccomp::apply(self.seccomp).map_err(JailError::Seccomp)
+            .map_err(|source| JailError::Os { step: "tie the process to the host's", source })
+    }
+
+    /// Last step, for the thread that serves the devices: from here on it makes the system calls of its filter.
+    pub fn filter(&mut self) -> Result<(), JailError> {
+        seccomp::apply(seccomp::Thread::Devices, self.seccomp).map_err(JailError::Seccomp)
     }
 
     /// What is in force now, as the kernel tells it.

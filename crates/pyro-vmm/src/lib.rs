@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod device;
+pub mod endpoint;
 pub mod engine;
 pub mod jail;
 pub mod limits;
@@ -13,6 +14,7 @@ pub mod poll;
 pub mod process;
 pub mod protocol;
 pub mod vhost_user;
+pub mod virtio_mmio;
 pub mod vsock;
 
 pub use engine::EngineSpec;

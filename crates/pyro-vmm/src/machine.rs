@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,14 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use crate::engine::EngineSpec;
+use crate::engine::{EngineSpec, KVM_DEVICE};
 use crate::jail::{Attempt, JailReport, NamespaceIds};
 use crate::limits;
 use crate::protocol::channel::{self, Message, Received};
 use crate::protocol::control;
 use crate::protocol::{
-    self, Config, ConfigError, Event, ExitReason, NetworkConfig, Order, Request, SeccompAction, fds,
+    self, Config, ConfigError, EngineConfig, Event, ExitReason, NetworkConfig, Order, Request, SeccompAction,
+    fds,
 };
 
 mod process;
@@ -110,7 +111,7 @@ pub enum SpawnError {
         source: io::Error,
     },
     /// The program does not get as far as its jail.
-    #[error("the machine program gave no report on its jail: {0}")]
+    #[error("the machine program gave no report: {0}")]
     Jail(String),
     /// A socket, process or descriptor could not be made.
     #[error("cannot {action}")]
@@ -146,6 +147,10 @@ impl Machine {
         let (channel, channel_far) = seqpacket_pair().map_err(SpawnError::os("make the host channel"))?;
         let null = open_null()?;
         let sealed_layers = config.sealed_layers;
+        let kvm = match spec.engine {
+            EngineSpec::Kvm => Some((open_kvm()?, fds::kvm(&config))),
+            EngineSpec::Emulated { .. } => None,
+        };
         // Before the process exists, so that its first read finds it.
         send_order(&control, &Order::Run(config))?;
         let mut map = vec![
@@ -161,6 +166,7 @@ impl Machine {
         ];
         map.extend(spec.disk.sealed.iter().map(AsFd::as_fd).zip(fds::sealed(sealed_layers)));
         map.extend(spec.network.iter().map(|network| (network.link.as_fd(), fds::network(sealed_layers))));
+        map.extend(kvm.iter().map(|(device, number)| (device.as_fd(), *number)));
         let process = Process::spawn(&process::Program { path: &spec.vmm_binary, map: &map })?;
         Ok(Self { process, channel: HostChannel { socket: channel }, control, exited: false })
     }
@@ -265,21 +271,47 @@ pub fn probe_jail_with(
     attempt: Option<Attempt>,
 ) -> (Result<JailReport, SpawnError>, ProcessEnd) {
     let order = Order::Probe { host_namespaces: NamespaceIds::of_this_process(), seccomp, attempt };
-    let started = probe_process(vmm_binary, &order);
-    let (control, mut process) = match started {
+    let (answer, end) = ask(vmm_binary, &order, &[]);
+    let report = answer.and_then(|event| match event {
+        Some(Event::Started(started)) => Ok(started.jail),
+        other => Err(SpawnError::Jail(no_answer(other, end))),
+    });
+    (report, end)
+}
+
+/// Lets `vmm_binary` try whether the KVM behind `device` runs guests. The inner error is why it does not.
+pub(crate) fn try_kvm(vmm_binary: &Path, device: &File) -> Result<Result<(), String>, SpawnError> {
+    let (answer, end) = ask(vmm_binary, &Order::Canary, &[(device.as_fd(), fds::CANARY_KVM)]);
+    match answer {
+        Ok(Some(Event::Exited { reason: ExitReason::PoweredOff, .. })) => Ok(Ok(())),
+        Ok(Some(Event::Exited { reason: ExitReason::StartFailed { message, .. }, .. })) => Ok(Err(message)),
+        Ok(other) => Ok(Err(format!("the process that tried it gave no answer: {}", no_answer(other, end)))),
+        // It did not come back from the guest.
+        Err(SpawnError::Jail(silence)) => Ok(Err(silence)),
+        Err(error) => Err(error),
+    }
+}
+
+fn no_answer(event: Option<Event>, end: ProcessEnd) -> String {
+    match event {
+        Some(Event::Exited { reason, .. }) => reason.to_string(),
+        _ => format!("it ended with {end}"),
+    }
+}
+
+/// Runs the program for one order that it answers by one event. Also tells how it ended.
+fn ask(
+    vmm_binary: &Path,
+    order: &Order,
+    files: &[(BorrowedFd<'_>, RawFd)],
+) -> (Result<Option<Event>, SpawnError>, ProcessEnd) {
+    let (control, mut process) = match start_for(vmm_binary, order, files) {
         Ok(started) => started,
         Err(error) => return (Err(error), ProcessEnd::Unknown),
     };
-    let report = receive_report(&control, limits::JAIL_REPORT);
+    let answer = receive_report(&control, limits::JAIL_REPORT);
     let end = process.wait_or_kill(limits::ENGINE_EXIT);
-    let report = report.and_then(|event| match event {
-        Some(Event::Started(started)) => Ok(started.jail),
-        Some(Event::Exited { reason, .. }) => Err(SpawnError::Jail(reason.to_string())),
-        Some(Event::Console { .. } | Event::DeltaReplaced { .. }) | None => {
-            Err(SpawnError::Jail(format!("it ended with {end}")))
-        }
-    });
-    (report, end)
+    (answer, end)
 }
 
 /// The program's first word; `None` when it ends without one. Any program may have been named, so it is not
@@ -296,13 +328,22 @@ fn receive_report(control: &OwnedFd, limit: Duration) -> Result<Option<Event>, S
     Ok(received.ok().and_then(|(len, _)| serde_json::from_slice(&bytes[..len]).ok()))
 }
 
-fn probe_process(vmm_binary: &Path, order: &Order) -> Result<(OwnedFd, Process), SpawnError> {
+fn start_for(
+    vmm_binary: &Path,
+    order: &Order,
+    files: &[(BorrowedFd<'_>, RawFd)],
+) -> Result<(OwnedFd, Process), SpawnError> {
     let (control, far) = seqpacket_pair().map_err(SpawnError::os("make the control socket"))?;
     let null = open_null()?;
     send_order(&control, order)?;
-    let map = [(null.as_fd(), 0), (null.as_fd(), 1), (null.as_fd(), 2), (far.as_fd(), fds::CONTROL)];
+    let mut map = vec![(null.as_fd(), 0), (null.as_fd(), 1), (null.as_fd(), 2), (far.as_fd(), fds::CONTROL)];
+    map.extend(files);
     let process = Process::spawn(&process::Program { path: vmm_binary, map: &map })?;
     Ok((control, process))
+}
+
+fn open_kvm() -> Result<File, SpawnError> {
+    File::options().read(true).write(true).open(KVM_DEVICE).map_err(SpawnError::os("open /dev/kvm"))
 }
 
 fn open_null() -> Result<File, SpawnError> {
@@ -363,11 +404,13 @@ fn send_order(control: &OwnedFd, order: &Order) -> Result<(), SpawnError> {
 
 fn config_of(spec: &MachineSpec) -> Result<Config, ConfigError> {
     let layers = spec.disk.sealed.len();
-    let EngineSpec::Emulated { qemu } = &spec.engine;
     Ok(Config {
         version: protocol::VERSION,
-        engine: protocol::EngineConfig::Emulated {
-            qemu: String::from_utf8_lossy(qemu.as_os_str().as_bytes()).into_owned(),
+        engine: match &spec.engine {
+            EngineSpec::Emulated { qemu } => EngineConfig::Emulated {
+                qemu: String::from_utf8_lossy(qemu.as_os_str().as_bytes()).into_owned(),
+            },
+            EngineSpec::Kvm => EngineConfig::Kvm,
         },
         vcpu_count: spec.vcpu_count,
         mem_mib: spec.mem_mib,
@@ -395,9 +438,6 @@ mod tests {
     fn a_program_that_says_nothing_is_not_waited_for_without_end() {
         let (control, _far) = seqpacket_pair().unwrap();
         let silent = receive_report(&control, Duration::from_millis(10)).unwrap_err();
-        assert_eq!(
-            silent.to_string(),
-            "the machine program gave no report on its jail: it was silent for 10ms"
-        );
+        assert_eq!(silent.to_string(), "the machine program gave no report: it was silent for 10ms");
     }
 }

@@ -7,14 +7,17 @@
 //! say it, the host makes it up from the way the process ended.
 
 mod console;
+mod emulated;
+mod emulator;
 mod engine;
 mod host_ports;
+mod native;
 mod serve;
 mod sys;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -25,18 +28,17 @@ use crate::device::blk::Blk;
 use crate::device::net::Net;
 use crate::device::rng::Rng;
 use crate::device::vsock::Vsock;
-use crate::engine::emulated::{self, Emulator, Monitor, Shape};
+use crate::engine::kvm::NativeError;
+use crate::engine::kvm::canary::{self, CanaryError};
 use crate::jail::{self, Jail, JailError};
 use crate::limits;
 use crate::poll::{Poller, Source, Token};
 use crate::protocol::{
     Config, ConfigError, EngineConfig, Event, ExitReason, NetworkConfig, Order, Started, fds,
 };
-use crate::vhost_user::VhostUserDevice;
-use console::ConsoleReader;
-use engine::EngineProcess;
+use engine::Engine;
 use host_ports::HostPorts;
-use serve::{Devices, Serving, endpoint};
+use serve::{Serving, endpoint};
 
 /// What the block device says its serial number is.
 const DISK_ID: &str = "pyro-root";
@@ -56,6 +58,10 @@ enum SetupError {
     Jail(#[from] JailError),
     #[error("cannot set up the devices: {0}")]
     Devices(#[from] io::Error),
+    #[error("{0}")]
+    Canary(#[from] CanaryError),
+    #[error("cannot make the machine: {0}")]
+    Native(#[from] NativeError),
 }
 
 /// Runs one machine on the inherited descriptors.
@@ -64,8 +70,8 @@ pub fn main() -> ExitCode {
     let order = receive_order(control.as_fd());
     // The order tells how many descriptors are meant; nothing here has opened one of its own so far.
     jail::close_undeclared(match &order {
-        Ok(Some(Order::Run(config))) => fds::first_free(config),
-        Ok(_) | Err(_) => fds::FIRST_FREE_WITHOUT_MACHINE,
+        Ok(Some(order)) => fds::first_free(order),
+        Ok(None) | Err(_) => fds::FIRST_FREE_WITHOUT_ORDER,
     });
     report_panics(&control);
     let event = match order.and_then(|order| order.map_or(Ok(None), |order| carry_out(order, &control))) {
@@ -92,13 +98,19 @@ fn carry_out(order: Order, control: &OwnedFd) -> Result<Option<Event>, SetupErro
         Order::Run(config) => Ok(set_up(control, &config)?.run(control)),
         Order::Probe { host_namespaces, seccomp, attempt } => {
             let mut jail = Jail::prepare(host_namespaces, seccomp)?;
-            jail.close()?;
+            jail.enclose()?;
+            jail.filter()?;
             let started = Started { engine: "none".into(), engine_pid: 0, jail: jail.report() };
             // A host that does not listen also does not care.
             let _ = send_event(control.as_fd(), &Event::Started(started));
             if let Some(attempt) = attempt {
                 attempt.carry_out();
             }
+            Ok(Some(exited(ExitReason::PoweredOff)))
+        }
+        Order::Canary => {
+            let device = take(fds::CANARY_KVM)?;
+            canary::run(device.into())?;
             Ok(Some(exited(ExitReason::PoweredOff)))
         }
     }
@@ -136,12 +148,17 @@ fn receive(control: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+fn take(number: RawFd) -> Result<OwnedFd, SetupError> {
+    sys::take_inherited(number).ok_or(SetupError::Descriptor(number))
+}
+
 struct Descriptors {
     channel: OwnedFd,
     kernel: File,
     initramfs: File,
     disk: DiskFiles,
     network: Option<OwnedFd>,
+    kvm: Option<File>,
 }
 
 struct DiskFiles {
@@ -153,7 +170,6 @@ struct DiskFiles {
 impl Descriptors {
     fn take(config: &Config) -> Result<Self, SetupError> {
         let sealed_layers = config.sealed_layers;
-        let take = |number| sys::take_inherited(number).ok_or(SetupError::Descriptor(number));
         Ok(Self {
             channel: take(fds::CHANNEL)?,
             kernel: take(fds::KERNEL)?.into(),
@@ -166,6 +182,10 @@ impl Descriptors {
                 delta: take(fds::DISK_DELTA)?.into(),
             },
             network: config.network.map(|_| take(fds::network(sealed_layers))).transpose()?,
+            kvm: match config.engine {
+                EngineConfig::Kvm => Some(take(fds::kvm(config))?.into()),
+                EngineConfig::Emulated { .. } => None,
+            },
         })
     }
 }
@@ -173,76 +193,56 @@ impl Descriptors {
 fn set_up(control: &OwnedFd, config: &Config) -> Result<Serving, SetupError> {
     let files = Descriptors::take(config)?;
     let mut jail = Jail::prepare(config.host_namespaces, config.seccomp)?;
-    let emulator = start_engine(config, &files, &mut jail)?;
     let poller = Arc::new(Poller::new()?);
-    let mut serving = attach(control, config, files, emulator, jail, &poller)?;
-    serving.jail.close()?;
-    Ok(serving)
+    let (devices, mut engine): (_, Box<dyn Engine>) = match &config.engine {
+        EngineConfig::Emulated { qemu } => {
+            let emulator = emulated::start(qemu, config, &files, &mut jail)?;
+            let (devices, engine) = emulated::attach(emulator, Cores::new(config, files)?.1, &poller)?;
+            (devices, Box::new(engine))
+        }
+        EngineConfig::Kvm => {
+            let (boot, cores) = Cores::new(config, files)?;
+            let (devices, engine) = native::attach(config, boot, cores, &poller)?;
+            (devices, Box::new(engine))
+        }
+    };
+    poller.add(control.as_fd(), Token { endpoint: endpoint::CONTROL, source: Source::Messages })?;
+    jail.enclose()?;
+    engine.start_threads(config.seccomp)?;
+    jail.filter()?;
+    Ok(Serving::new(poller, devices, engine, jail))
 }
 
-fn start_engine(config: &Config, files: &Descriptors, jail: &mut Jail) -> Result<Emulator, SetupError> {
-    let EngineConfig::Emulated { qemu } = &config.engine;
-    let shape = Shape {
-        vcpu_count: config.vcpu_count,
-        mem_mib: config.mem_mib,
-        boot_args: &config.boot_args,
-        network: config.network,
-        kernel: &files.kernel,
-        initramfs: &files.initramfs,
-    };
-    let readable = [files.kernel.as_fd(), files.initramfs.as_fd()];
-    let emulator = emulated::start(qemu.as_ref(), &shape, |command| {
-        jail.confine_engine(command, qemu.as_ref(), &readable);
-    })
-    .map_err(|source| SetupError::Engine { program: qemu.clone(), source })?;
-    jail.watch_engine(emulator.pidfd.as_fd());
-    Ok(emulator)
+/// The machine's devices, not yet behind a transport.
+struct Cores {
+    block: Blk<Overlay>,
+    rng: Rng,
+    vsock: Vsock<HostPorts>,
+    network: Option<Net>,
 }
 
-/// Builds the devices and puts every descriptor on the event loop.
-fn attach(
-    control: &OwnedFd,
-    config: &Config,
-    files: Descriptors,
-    emulator: Emulator,
-    jail: Jail,
-    poller: &Arc<Poller>,
-) -> Result<Serving, SetupError> {
-    let overlay = open_disk(files.disk, config.disk_size_bytes, config.disk_limit_bytes)?;
-    let sockets = emulator.sockets;
-    let block = VhostUserDevice::new(endpoint::BLOCK, Blk::new(overlay, DISK_ID), sockets.block, poller)?;
-    let rng = VhostUserDevice::new(endpoint::RNG, Rng::new(), sockets.rng, poller)?;
-    let host = HostPorts { channel: files.channel, open: config.host_ports.clone() };
-    let vsock = Vsock::new(config.guest_cid.into(), host)?;
-    let vsock = VhostUserDevice::new(endpoint::VSOCK, vsock, sockets.vsock, poller)?;
-    let connected = match sockets.network {
-        Some(rendezvous) => rendezvous.accept(emulator.pidfd.as_fd(), limits::ENGINE_START)?,
-        None => None,
-    };
-    // An emulator that has ended says why in a moment.
-    let network = files.network.zip(config.network).zip(connected);
-    let network = network
-        .map(|((link, NetworkConfig { mac, mtu }), socket)| {
-            VhostUserDevice::new(endpoint::NETWORK, Net::new(link, mac, mtu)?, socket, poller)
-        })
-        .transpose()?;
-    let console = ConsoleReader::new(sockets.console)?;
-    let monitor = Monitor::open(sockets.monitor)?;
-    let engine = EngineProcess::new(emulator.process, emulator.pidfd, emulator.stderr)?;
-    let watch = |fd, endpoint| poller.add(fd, Token { endpoint, source: Source::Messages });
-    watch(control.as_fd(), endpoint::CONTROL)?;
-    watch(monitor.as_fd(), endpoint::MONITOR)?;
-    watch(console.as_fd(), endpoint::CONSOLE)?;
-    watch(engine.as_fd(), endpoint::ENGINE)?;
-    watch(engine.output_fd(), endpoint::ENGINE_OUTPUT)?;
-    Ok(Serving::new(
-        Arc::clone(poller),
-        Devices { block, rng, vsock, network },
-        monitor,
-        console,
-        engine,
-        jail,
-    ))
+/// What the native engine boots from.
+struct BootFiles {
+    kvm: Option<File>,
+    kernel: File,
+    initramfs: File,
+}
+
+impl Cores {
+    fn new(config: &Config, files: Descriptors) -> Result<(BootFiles, Self), SetupError> {
+        let overlay = open_disk(files.disk, config.disk_size_bytes, config.disk_limit_bytes)?;
+        let host = HostPorts { channel: files.channel, open: config.host_ports.clone() };
+        let network = files.network.zip(config.network);
+        let cores = Self {
+            block: Blk::new(overlay, DISK_ID),
+            rng: Rng::new(),
+            vsock: Vsock::new(config.guest_cid.into(), host)?,
+            network: network
+                .map(|(link, NetworkConfig { mac, mtu })| Net::new(link, mac, mtu))
+                .transpose()?,
+        };
+        Ok((BootFiles { kvm: files.kvm, kernel: files.kernel, initramfs: files.initramfs }, cores))
+    }
 }
 
 /// An empty delta becomes a new disk, another one is gone on with.

@@ -42,13 +42,25 @@ pub mod fds {
         sealed(sealed_layers).end
     }
 
-    /// The first number that must not be open.
-    pub fn first_free(config: &super::Config) -> RawFd {
+    /// The KVM device, for a machine of the native engine.
+    pub fn kvm(config: &super::Config) -> RawFd {
         network(config.sealed_layers) + RawFd::from(config.network.is_some())
     }
 
-    /// The same for an order without a machine.
-    pub const FIRST_FREE_WITHOUT_MACHINE: RawFd = CONTROL + 1;
+    /// The KVM device for [`Order::Canary`](super::Order::Canary).
+    pub const CANARY_KVM: RawFd = CONTROL + 1;
+
+    /// The first number that must not be open.
+    pub fn first_free(order: &super::Order) -> RawFd {
+        match order {
+            super::Order::Run(config) => kvm(config) + RawFd::from(config.engine == super::EngineConfig::Kvm),
+            super::Order::Canary => CANARY_KVM + 1,
+            super::Order::Probe { .. } => FIRST_FREE_WITHOUT_ORDER,
+        }
+    }
+
+    /// The same without an order.
+    pub const FIRST_FREE_WITHOUT_ORDER: RawFd = CONTROL + 1;
 }
 
 /// What the jailed process shall do: the first datagram on [`fds::CONTROL`].
@@ -66,6 +78,9 @@ pub enum Order {
         /// Something forbidden to try from inside.
         attempt: Option<Attempt>,
     },
+    /// Try whether the KVM that is given runs guests, and end: [`ExitReason::PoweredOff`] when a small one ran,
+    /// [`ExitReason::StartFailed`] when not.
+    Canary,
 }
 
 impl Order {
@@ -130,6 +145,8 @@ pub enum EngineConfig {
         /// Absolute path of `qemu-system-x86_64`.
         qemu: String,
     },
+    /// The host's processor, by the KVM device that is given.
+    Kvm,
 }
 
 /// What happens on a system call that the filter does not list.
@@ -213,8 +230,9 @@ impl Config {
                 return Err(ConfigError::Mtu(mtu));
             }
         }
-        let EngineConfig::Emulated { qemu } = &self.engine;
-        if !qemu.starts_with('/') {
+        if let EngineConfig::Emulated { qemu } = &self.engine
+            && !qemu.starts_with('/')
+        {
             return Err(ConfigError::EnginePath(qemu.clone()));
         }
         self.check_boot_args()

@@ -9,7 +9,8 @@ mod rings;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Device, DeviceError, Outcome};
+use crate::device::Device;
+use crate::endpoint::{Endpoint, EndpointError};
 use crate::poll::{Poller, Source, Token};
 use rings::Rings;
 use rustix::net::RecvFlags;
@@ -21,30 +22,6 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError, VhostUserBackend
 
 /// A message's head (request, flags, size) and the state of a ring (index, value).
 const EARLY_ENABLE_BYTES: usize = 12 + 8;
-
-/// Why an endpoint cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    /// The emulator closed the connection: it is gone.
-    #[error("the emulator closed a device's connection")]
-    Disconnected,
-    /// The emulator and this program do not understand each other.
-    #[error("the vhost-user protocol failed: {0}")]
-    Protocol(VhostError),
-    /// The device cannot go on.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-}
-
-/// One device at one vhost-user connection, whatever the device.
-pub trait Endpoint: Send {
-    /// Something happened at `source`.
-    fn ready(&mut self, source: Source) -> Result<(), EndpointError>;
-    /// Goes on with work that was left for the next turn; tells whether more is left.
-    fn resume(&mut self) -> Result<bool, EndpointError>;
-    /// Whether [`Endpoint::resume`] has work.
-    fn has_work(&self) -> bool;
-}
 
 /// A device core at its connection.
 pub struct VhostUserDevice<D: Device + 'static> {
@@ -67,7 +44,7 @@ impl<D: Device + 'static> VhostUserDevice<D> {
 
     /// Runs `f` on the device core, for what the host asks of it outside its queues.
     pub fn with_device<T>(&self, f: impl FnOnce(&mut D) -> T) -> T {
-        f(&mut self.lock().device)
+        f(&mut self.lock().served.device)
     }
 
     /// QEMU enables a network's rings before it sets features, and only then; the handler would refuse that.
@@ -115,10 +92,10 @@ impl<D: Device + 'static> Endpoint for VhostUserDevice<D> {
     fn resume(&mut self) -> Result<bool, EndpointError> {
         let mut rings = self.lock();
         rings.resume()?;
-        Ok(rings.again != Outcome::NONE.again)
+        Ok(rings.served.again != 0)
     }
 
     fn has_work(&self) -> bool {
-        self.lock().again != 0
+        self.lock().served.again != 0
     }
 }

@@ -22,7 +22,10 @@ fn our_devices_cost_little_of_a_boot() {
     let Some(lab) = Lab::open() else { return };
     let (mut ours, mut bare) = (Duration::MAX, Duration::MAX);
     for _ in 0..RUNS {
-        bare = bare.min(lab.bare_run("power_off"));
+        let Some(run) = lab.bare_run("power_off") else {
+            return lab::skip_native("bare QEMU is another engine");
+        };
+        bare = bare.min(run);
         let started = Instant::now();
         assert_eq!(lab.start("power_off").ended().0, ExitReason::PoweredOff);
         ours = ours.min(started.elapsed());

@@ -1,7 +1,7 @@
 //! Which engines this host has, and why one is chosen.
 
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +9,10 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::EngineSpec;
+use crate::machine;
 
+/// The device of the native engine.
+pub const KVM_DEVICE: &str = "/dev/kvm";
 /// The program that the emulated engine runs.
 pub const QEMU_PROGRAM: &str = "qemu-system-x86_64";
 /// The oldest QEMU that the emulated engine is tested with.
@@ -48,11 +51,13 @@ pub enum KvmReport {
         /// Why.
         why: String,
     },
-    /// It opens. That alone does not prove that a guest can run.
-    Opens {
-        /// `KVM_GET_API_VERSION`.
-        api_version: i32,
+    /// It opens, and no guest can run.
+    Unusable {
+        /// Why.
+        why: String,
     },
+    /// A small guest ran.
+    Usable,
 }
 
 /// State of QEMU.
@@ -104,20 +109,33 @@ pub enum EngineError {
     Emulated(String),
 }
 
-/// Looks for engines. `search_path` is a `PATH`; starts `qemu-system-x86_64 --version`.
-pub fn probe(search_path: &OsStr) -> EngineReport {
-    EngineReport { kvm: probe_kvm(Path::new("/dev/kvm")), qemu: probe_qemu(search_path) }
+/// Looks for all engines. `search_path` is a `PATH`; starts `qemu-system-x86_64 --version`, and `vmm_binary` where
+/// there is a KVM to try.
+pub fn probe(search_path: &OsStr, vmm_binary: &Path) -> EngineReport {
+    EngineReport { kvm: probe_kvm(vmm_binary), qemu: probe_qemu(search_path) }
+}
+
+/// Looks whether `/dev/kvm` runs guests: starts `vmm_binary`, which runs a small one.
+pub fn probe_kvm(vmm_binary: &Path) -> KvmReport {
+    match open_device(Path::new(KVM_DEVICE)) {
+        Ok(device) => match machine::try_kvm(vmm_binary, &device) {
+            Ok(Ok(())) => KvmReport::Usable,
+            Ok(Err(why)) => KvmReport::Unusable { why },
+            Err(error) => KvmReport::Unusable { why: format!("it could not be tried: {error}") },
+        },
+        Err(report) => report,
+    }
 }
 
 impl KvmReport {
-    /// One line for people: what the device is, and that this release does not use it.
+    /// One line for people.
     pub fn reason(&self) -> String {
-        let device = match self {
-            Self::Absent => "/dev/kvm does not exist".to_owned(),
-            Self::Unopenable { why } => format!("/dev/kvm does not open: {why}"),
-            Self::Opens { api_version } => format!("/dev/kvm opens (API {api_version})"),
-        };
-        format!("the native KVM engine is not part of this release; {device}")
+        match self {
+            Self::Absent => format!("{KVM_DEVICE} does not exist"),
+            Self::Unopenable { why } => format!("{KVM_DEVICE} does not open: {why}"),
+            Self::Unusable { why } => format!("{KVM_DEVICE} opens, but {why}"),
+            Self::Usable => format!("{KVM_DEVICE} runs guests"),
+        }
     }
 }
 
@@ -136,35 +154,57 @@ impl QemuReport {
     }
 }
 
+/// The engine for `choice`, or why there is none. Looks at nothing that does not matter for it: `kvm` is called
+/// unless the emulated engine is asked for, QEMU is looked for in `search_path` unless KVM is taken.
+pub fn choose(
+    choice: EngineChoice,
+    search_path: &OsStr,
+    kvm: impl FnOnce() -> KvmReport,
+) -> Result<ChosenEngine, EngineError> {
+    choose_from(choice, kvm, || probe_qemu(search_path))
+}
+
 impl EngineReport {
     /// The engine for `choice`, or why there is none.
     pub fn choose(&self, choice: EngineChoice) -> Result<ChosenEngine, EngineError> {
-        let kvm = self.kvm.reason();
-        let why = match choice {
-            EngineChoice::Kvm => return Err(EngineError::Kvm(kvm)),
-            EngineChoice::Auto => kvm,
-            EngineChoice::Emulated => "asked for".to_owned(),
-        };
-        match &self.qemu {
-            QemuReport::Found { path, .. } => {
-                Ok(ChosenEngine { engine: EngineSpec::Emulated { qemu: path.clone() }, why })
+        choose_from(choice, || self.kvm.clone(), || self.qemu.clone())
+    }
+}
+
+fn choose_from(
+    choice: EngineChoice,
+    kvm: impl FnOnce() -> KvmReport,
+    qemu: impl FnOnce() -> QemuReport,
+) -> Result<ChosenEngine, EngineError> {
+    let why = match choice {
+        EngineChoice::Emulated => "asked for".to_owned(),
+        EngineChoice::Auto | EngineChoice::Kvm => {
+            let kvm = kvm();
+            let why = kvm.reason();
+            match (kvm, choice) {
+                (KvmReport::Usable, _) => return Ok(ChosenEngine { engine: EngineSpec::Kvm, why }),
+                (_, EngineChoice::Kvm) => return Err(EngineError::Kvm(why)),
+                _ => why,
             }
-            QemuReport::Absent | QemuReport::Broken { .. } | QemuReport::TooOld { .. } => {
-                Err(EngineError::Emulated(self.qemu.reason()))
-            }
+        }
+    };
+    let qemu = qemu();
+    let reason = qemu.reason();
+    match qemu {
+        QemuReport::Found { path, .. } => {
+            Ok(ChosenEngine { engine: EngineSpec::Emulated { qemu: path }, why })
+        }
+        QemuReport::Absent | QemuReport::Broken { .. } | QemuReport::TooOld { .. } => {
+            Err(EngineError::Emulated(reason))
         }
     }
 }
 
-fn probe_kvm(device: &Path) -> KvmReport {
-    match OpenOptions::new().read(true).write(true).open(device) {
-        Ok(file) => match super::sys::kvm_api_version(&file) {
-            Ok(api_version) => KvmReport::Opens { api_version },
-            Err(error) => KvmReport::Unopenable { why: error.to_string() },
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => KvmReport::Absent,
-        Err(error) => KvmReport::Unopenable { why: error.to_string() },
-    }
+fn open_device(device: &Path) -> Result<File, KvmReport> {
+    OpenOptions::new().read(true).write(true).open(device).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => KvmReport::Absent,
+        _ => KvmReport::Unopenable { why: error.to_string() },
+    })
 }
 
 fn probe_qemu(search_path: &OsStr) -> QemuReport {

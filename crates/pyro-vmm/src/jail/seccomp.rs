@@ -13,11 +13,46 @@ use seccompiler::{
 use super::sys;
 use crate::protocol::SeccompAction;
 
-/// Calls allowed with any arguments.
-const ALLOWED: [libc::c_long; 48] = [
-    // Streams, queues' notifiers, the disk's files.
+/// `_IO(0xAE, 0x80)` and `_IOR(0xAE, 0x81, struct kvm_regs)` of `linux/kvm.h`.
+const KVM_RUN: u64 = 0xAE80;
+const KVM_GET_REGS: u64 = 0x8090_AE81;
+
+/// What a thread is for, which decides what it may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thread {
+    /// The loop with all devices.
+    Devices,
+    /// A vCPU of the native engine: it runs the guest and changes registers of devices.
+    Vcpu,
+}
+
+/// Calls of every thread, with any arguments.
+const COMMON: [libc::c_long; 17] = [
+    // Event counters, and what a trapped call says.
     libc::SYS_read,
     libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_clock_gettime,
+    // The allocator; new mappings are checked below.
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    // The runtime's: locks, panics, the end of a thread and of the process.
+    libc::SYS_futex,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_sched_yield,
+    libc::SYS_rseq,
+    libc::SYS_sendto,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Calls of the thread with the devices, with any arguments.
+const OF_DEVICES: [libc::c_long; 33] = [
+    // Streams, queues' notifiers, the disk's files.
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_pread64,
@@ -38,12 +73,10 @@ const ALLOWED: [libc::c_long; 48] = [
     // `File::metadata` is statx with an empty path; there is nothing to name in an empty root.
     libc::SYS_statx,
     libc::SYS_newfstatat,
-    libc::SYS_close,
     // Messages with descriptors; new sockets come from socketpair alone.
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
     libc::SYS_recvfrom,
-    libc::SYS_sendto,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
     // The loop and its timers.
@@ -54,64 +87,74 @@ const ALLOWED: [libc::c_long; 48] = [
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_timerfd_settime,
-    libc::SYS_clock_gettime,
     libc::SYS_getrandom,
-    // The allocator; new mappings are checked below.
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
     // The engine's end, through descriptors.
     libc::SYS_pidfd_send_signal,
     libc::SYS_waitid,
-    // The runtime's: locks, panics, the process's end.
-    libc::SYS_futex,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
 ];
 
-/// Puts the filter in force on this process, which has one thread.
-pub(super) fn apply(action: SeccompAction) -> Result<(), String> {
+/// Puts the filter in force on this thread.
+pub(super) fn apply(thread: Thread, action: SeccompAction) -> Result<(), String> {
     if action == SeccompAction::Trap {
         sys::report_trapped_calls().map_err(|error| error.to_string())?;
     }
-    let program = program(action).map_err(|error| error.to_string())?;
+    let program = program(thread, action).map_err(|error| error.to_string())?;
     seccompiler::apply_filter(&program).map_err(|error| error.to_string())
 }
 
-fn program(action: SeccompAction) -> Result<BpfProgram, seccompiler::BackendError> {
+fn program(thread: Thread, action: SeccompAction) -> Result<BpfProgram, seccompiler::BackendError> {
     let otherwise = match action {
         SeccompAction::Kill => Action::KillProcess,
         SeccompAction::Trap => Action::Trap,
     };
-    SeccompFilter::new(rules()?, otherwise, Action::Allow, TargetArch::x86_64)?.try_into()
+    SeccompFilter::new(rules(thread)?, otherwise, Action::Allow, TargetArch::x86_64)?.try_into()
 }
 
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.into_iter().map(|call| (call, vec![])).collect();
-    let masked = |argument, mask: libc::c_int, value: libc::c_int| {
-        SeccompCondition::new(argument, Len::Dword, Op::MaskedEq(mask as u64), value as u64)
-    };
-    let equal = |argument, value: u64| SeccompCondition::new(argument, Len::Dword, Op::Eq, value);
-    let rule = |condition| SeccompRule::new(vec![condition]);
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn rules(thread: Thread) -> Result<Rules, seccompiler::BackendError> {
+    let mut rules: Rules = COMMON.into_iter().map(|call| (call, vec![])).collect();
     // Memory for guests and the allocator, never to be executed.
-    rules.insert(libc::SYS_mmap, vec![rule(masked(2, libc::PROT_EXEC, 0)?)?]);
-    rules.insert(libc::SYS_mprotect, vec![rule(masked(2, libc::PROT_EXEC, 0)?)?]);
-    // One end of a stream for the guest goes to the host.
-    rules.insert(libc::SYS_socketpair, vec![rule(equal(0, libc::AF_UNIX as u64)?)?]);
-    let fcntl = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
-    let fcntl: Result<Vec<_>, seccompiler::BackendError> =
-        fcntl.into_iter().map(|command| rule(equal(1, command as u64)?)).collect();
-    rules.insert(libc::SYS_fcntl, fcntl?);
-    // Non-blocking mode, and how much waits to be read.
-    let requests = [libc::FIONBIO, libc::FIONREAD];
-    let ioctl: Result<Vec<_>, seccompiler::BackendError> =
-        requests.into_iter().map(|request| rule(equal(1, request)?)).collect();
-    rules.insert(libc::SYS_ioctl, ioctl?);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![SeccompRule::new(vec![masked(2, libc::PROT_EXEC, 0)?])?]);
+    }
+    match thread {
+        Thread::Devices => {
+            rules.extend(OF_DEVICES.into_iter().map(|call| (call, vec![])));
+            // One end of a stream for the guest goes to the host.
+            rules.insert(libc::SYS_socketpair, any_of(0, &[libc::AF_UNIX as u64])?);
+            let commands =
+                [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+            rules.insert(libc::SYS_fcntl, any_of(1, &commands.map(|command| command as u64))?);
+            // Non-blocking mode, and how much waits to be read.
+            rules.insert(libc::SYS_ioctl, any_of(1, &[libc::FIONBIO, libc::FIONREAD])?);
+            // Vcpus are kicked, within this process.
+            rules.insert(libc::SYS_getpid, vec![]);
+            let own = SeccompCondition::new(0, Len::Dword, Op::Eq, std::process::id().into())?;
+            let kick = SeccompCondition::new(2, Len::Dword, Op::Eq, libc::SIGRTMIN() as u64)?;
+            rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![own, kick])?]);
+        }
+        Thread::Vcpu => {
+            // Runs the guest; the registers are for the error when it cannot go on.
+            rules.insert(libc::SYS_ioctl, any_of(1, &[KVM_RUN, KVM_GET_REGS])?);
+        }
+    }
     Ok(rules)
+}
+
+/// Rules that allow a call when one of its arguments has one of these values.
+fn any_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let rule =
+        |value: &u64| SeccompRule::new(vec![SeccompCondition::new(argument, Len::Dword, Op::Eq, *value)?]);
+    values.iter().map(rule).collect()
+}
+
+fn masked(
+    argument: u8,
+    mask: libc::c_int,
+    value: libc::c_int,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, Len::Dword, Op::MaskedEq(mask as u64), value as u64)
 }
 
 #[cfg(test)]
@@ -120,13 +163,15 @@ mod tests {
 
     #[test]
     fn the_filter_compiles_for_both_actions() {
-        assert!(program(SeccompAction::Kill).is_ok());
-        assert!(program(SeccompAction::Trap).is_ok());
+        for thread in [Thread::Devices, Thread::Vcpu] {
+            assert!(program(thread, SeccompAction::Kill).is_ok());
+            assert!(program(thread, SeccompAction::Trap).is_ok());
+        }
     }
 
     #[test]
     fn nothing_opens_executes_or_connects() {
-        let rules = rules().unwrap();
+        let rules = [Thread::Devices, Thread::Vcpu].map(|thread| rules(thread).unwrap());
         for call in [
             libc::SYS_open,
             libc::SYS_openat,
@@ -146,7 +191,7 @@ mod tests {
             libc::SYS_mount,
             libc::SYS_unshare,
         ] {
-            assert!(!rules.contains_key(&call), "system call {call} is allowed");
+            assert!(rules.iter().all(|rules| !rules.contains_key(&call)), "system call {call} is allowed");
         }
     }
 }

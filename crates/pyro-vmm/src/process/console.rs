@@ -42,12 +42,6 @@ impl ConsoleReader {
     pub(super) fn tail(&self) -> Vec<u8> {
         self.log.tail(limits::CONSOLE_TAIL_BYTES)
     }
-
-    /// Why the guest's CPU was reset, by what its kernel wrote. A guest can write so itself; it only lies
-    /// about its own end.
-    pub(super) fn reset_reason(&self) -> ExitReason {
-        reset_reason(&String::from_utf8_lossy(&self.tail()))
-    }
 }
 
 impl AsFd for ConsoleReader {
@@ -56,7 +50,10 @@ impl AsFd for ConsoleReader {
     }
 }
 
-fn reset_reason(tail: &str) -> ExitReason {
+/// Why the guest's CPU was reset, by what its kernel wrote. A guest can write so itself; it only lies about its
+/// own end.
+pub(super) fn reset_reason(tail: &[u8]) -> ExitReason {
+    let tail = String::from_utf8_lossy(tail);
     if let Some((_, rest)) = tail.split_once(PANIC_MARK) {
         let line = rest.lines().next().unwrap_or_default().trim();
         // The guest may have written it itself, without end.
@@ -76,11 +73,11 @@ mod tests {
     fn a_reset_is_explained_by_the_kernels_words() {
         let panic = "[ 1.0] Kernel panic - not syncing: Attempted to kill init!\r\n[ 1.1] ---[ end\r\n";
         assert_eq!(
-            reset_reason(panic),
+            reset_reason(panic.as_bytes()),
             ExitReason::Panicked { message: "Attempted to kill init!".to_owned() }
         );
-        assert_eq!(reset_reason("[ 1.0] reboot: Restarting system\r\n"), ExitReason::Rebooted);
-        assert_eq!(reset_reason(""), ExitReason::TripleFault);
+        assert_eq!(reset_reason(b"[ 1.0] reboot: Restarting system\r\n"), ExitReason::Rebooted);
+        assert_eq!(reset_reason(b""), ExitReason::TripleFault);
     }
 
     #[test]
@@ -88,7 +85,7 @@ mod tests {
         // What takes the most bytes in JSON.
         let endless = format!("{PANIC_MARK}{}", "\u{1}".repeat(limits::CONSOLE_TAIL_BYTES));
         let console_tail = endless.as_bytes()[..limits::CONSOLE_TAIL_BYTES].to_vec();
-        let event = crate::protocol::Event::Exited { reason: reset_reason(&endless), console_tail };
+        let event = crate::protocol::Event::Exited { reason: reset_reason(endless.as_bytes()), console_tail };
         assert!(serde_json::to_vec(&event).unwrap().len() <= limits::MAX_EVENT_BYTES);
     }
 }

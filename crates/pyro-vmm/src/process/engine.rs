@@ -1,94 +1,54 @@
-//! The engine's process as seen from the loop: is it alive, what did it say, end it.
-//!
-//! Works through descriptors that were opened before the jail closed.
+//! An engine as the loop sees it, whichever it is.
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, ChildStderr};
+use std::io;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use crate::protocol::SeccompAction;
 
-use crate::limits;
-
-/// The engine's process. Dropping it ends it.
-pub(super) struct EngineProcess {
-    pid: u32,
-    pidfd: OwnedFd,
-    stderr: ChildStderr,
-    output: Vec<u8>,
-    status: Option<String>,
+/// What is heard of an engine.
+pub(super) enum Word {
+    /// The vCPUs run.
+    Started {
+        /// The engine, in words.
+        name: String,
+        /// Its process, 0 where it has none of its own.
+        pid: u32,
+    },
+    /// The guest switched itself off.
+    PoweredOff,
+    /// The guest's CPU was reset; the console tells what for.
+    Reset,
+    /// The engine is gone or on its way, without having said why.
+    Gone,
+    /// It cannot go on.
+    Failed(String),
 }
 
-impl EngineProcess {
-    pub(super) fn new(child: Child, pidfd: OwnedFd, stderr: ChildStderr) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&stderr, true)?;
-        Ok(Self { pid: child.id(), pidfd, stderr, output: Vec::new(), status: None })
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    pub(super) fn output_fd(&self) -> BorrowedFd<'_> {
-        self.stderr.as_fd()
-    }
-
-    /// Takes what the engine wrote and keeps the end of it; `false` when it will write no more.
-    pub(super) fn read_output(&mut self) -> bool {
-        let mut bytes = [0; limits::ENGINE_OUTPUT_BYTES];
-        match self.stderr.read(&mut bytes) {
-            Ok(0) => false,
-            Ok(len) => {
-                self.output.extend_from_slice(&bytes[..len]);
-                let excess = self.output.len().saturating_sub(limits::ENGINE_OUTPUT_BYTES);
-                self.output.drain(..excess);
-                true
-            }
-            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-        }
-    }
-
-    /// The last of what the engine wrote.
-    pub(super) fn output(&mut self) -> String {
-        self.read_output();
-        String::from_utf8_lossy(&self.output).trim().to_owned()
-    }
-
-    /// Gives the process a moment to end by itself, then kills it. Says how it ended.
-    pub(super) fn end(&mut self, patience: Duration) -> String {
-        if let Some(status) = &self.status {
-            return status.clone();
-        }
-        let limit = Timespec::try_from(patience).ok();
-        let _ = poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], limit.as_ref());
-        // Fails only when it is gone already.
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let waited = rustix::io::retry_on_intr(|| {
-            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
-        });
-        let status = match waited {
-            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => format!("status {code}"),
-                (None, Some(signal)) => format!("signal {signal}"),
-                (None, None) => "an unknown status".to_owned(),
-            },
-            Ok(None) | Err(_) => "an unknown status".to_owned(),
-        };
-        self.status = Some(status.clone());
-        status
-    }
+/// What is left of an engine that has ended.
+#[derive(Default)]
+pub(super) struct Remains {
+    /// How its process ended.
+    pub(super) status: String,
+    /// The last lines that it wrote.
+    pub(super) output: String,
 }
 
-impl AsFd for EngineProcess {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+pub(super) trait Engine {
+    /// The jail is closed but for the filter of system calls: the last moment for threads.
+    fn start_threads(&mut self, seccomp: SeccompAction) -> io::Result<()> {
+        let _ = seccomp;
+        Ok(())
     }
-}
 
-impl Drop for EngineProcess {
-    fn drop(&mut self) {
-        self.end(Duration::ZERO);
-    }
+    /// The jail is closed: the guest may run. `Some` where that needs no waiting.
+    fn start(&mut self) -> Option<Word>;
+
+    /// Something happened at `endpoint`, one of its own. To be called until it has nothing more to tell.
+    fn hear(&mut self, endpoint: u16) -> io::Result<Option<Word>>;
+
+    /// The last bytes that the guest's console showed.
+    fn console_tail(&self) -> Vec<u8>;
+
+    /// Ends the vCPUs, after `patience` for an engine that is ending by itself.
+    fn end(&mut self, patience: Duration) -> Remains;
 }

@@ -6,58 +6,85 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::console::ConsoleReader;
-use super::engine::EngineProcess;
-use super::host_ports::HostPorts;
-use super::send_event;
+use super::engine::{Engine, Remains, Word};
+use super::{console, send_event};
 use crate::block::{Overlay, ReplaceError};
 use crate::device::blk::Blk;
-use crate::device::net::Net;
-use crate::device::rng::Rng;
-use crate::device::vsock::Vsock;
-use crate::engine::emulated::{Monitor, MonitorEvent};
+use crate::endpoint::{Endpoint, EndpointError};
 use crate::jail::Jail;
 use crate::limits;
 use crate::poll::{Poller, Token};
 use crate::protocol::control::{self, Asked, Received};
 use crate::protocol::{Event, ExitReason, Started};
-use crate::vhost_user::{Endpoint, EndpointError, VhostUserDevice};
+use crate::vhost_user::VhostUserDevice;
+use crate::virtio_mmio::MmioDevice;
 
-/// Numbers of the endpoints on the loop.
+/// Numbers of the endpoints on the loop. A device's is also its place on the native engine's bus.
 pub(super) mod endpoint {
     pub(crate) const BLOCK: u16 = 0;
     pub(crate) const RNG: u16 = 1;
     pub(crate) const VSOCK: u16 = 2;
-    pub(crate) const CONTROL: u16 = 3;
-    pub(crate) const MONITOR: u16 = 4;
-    pub(crate) const CONSOLE: u16 = 5;
-    pub(crate) const ENGINE: u16 = 6;
-    pub(crate) const ENGINE_OUTPUT: u16 = 7;
-    pub(crate) const NETWORK: u16 = 8;
+    pub(crate) const NETWORK: u16 = 3;
+    /// All devices are below.
+    const FIRST_OF_OTHERS: u16 = 16;
+    pub(crate) const CONTROL: u16 = FIRST_OF_OTHERS;
+    pub(crate) const MONITOR: u16 = FIRST_OF_OTHERS + 1;
+    pub(crate) const CONSOLE: u16 = FIRST_OF_OTHERS + 2;
+    pub(crate) const ENGINE: u16 = FIRST_OF_OTHERS + 3;
+    pub(crate) const ENGINE_OUTPUT: u16 = FIRST_OF_OTHERS + 4;
+
+    pub(super) fn is_device(number: u16) -> bool {
+        number < FIRST_OF_OTHERS
+    }
 }
 
-/// The machine's devices, each with its own type so that the host can ask something of one.
+/// The block device, of which the host asks more than of others.
+pub(super) trait DiskEndpoint: Endpoint {
+    /// Seals the disk's writable layer and goes on in `new`.
+    fn replace_delta(&mut self, new: File) -> Result<(), ReplaceError>;
+}
+
+impl DiskEndpoint for VhostUserDevice<Blk<Overlay>> {
+    fn replace_delta(&mut self, new: File) -> Result<(), ReplaceError> {
+        self.with_device(|block| block.disk_mut().replace_delta(new))
+    }
+}
+
+impl DiskEndpoint for Arc<MmioDevice<Blk<Overlay>>> {
+    fn replace_delta(&mut self, new: File) -> Result<(), ReplaceError> {
+        self.with_device(|block| block.disk_mut().replace_delta(new))
+    }
+}
+
+/// The machine's devices behind their transports.
 pub(super) struct Devices {
-    pub(super) block: VhostUserDevice<Blk<Overlay>>,
-    pub(super) rng: VhostUserDevice<Rng>,
-    pub(super) vsock: VhostUserDevice<Vsock<HostPorts>>,
-    pub(super) network: Option<VhostUserDevice<Net>>,
+    block: Box<dyn DiskEndpoint>,
+    others: Vec<(u16, Box<dyn Endpoint>)>,
 }
 
 impl Devices {
+    pub(super) fn new(block: impl DiskEndpoint + 'static) -> Self {
+        Self { block: Box::new(block), others: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, number: u16, device: impl Endpoint + 'static) {
+        self.others.push((number, Box::new(device)));
+    }
+
     fn all(&mut self) -> impl Iterator<Item = &mut dyn Endpoint> {
-        let always: [&mut dyn Endpoint; 3] = [&mut self.block, &mut self.rng, &mut self.vsock];
-        always.into_iter().chain(self.network.as_mut().map(|device| device as &mut dyn Endpoint))
+        let block: &mut dyn Endpoint = self.block.as_mut();
+        std::iter::once(block)
+            .chain(self.others.iter_mut().map(|(_, device)| device.as_mut() as &mut dyn Endpoint))
     }
 
     fn at(&mut self, number: u16) -> Option<&mut dyn Endpoint> {
-        match number {
-            endpoint::BLOCK => Some(&mut self.block),
-            endpoint::RNG => Some(&mut self.rng),
-            endpoint::VSOCK => Some(&mut self.vsock),
-            endpoint::NETWORK => self.network.as_mut().map(|device| device as &mut dyn Endpoint),
-            _ => None,
+        if number == endpoint::BLOCK {
+            return Some(self.block.as_mut());
         }
+        self.others
+            .iter_mut()
+            .find(|(own, _)| *own == number)
+            .map(|(_, device)| device.as_mut() as &mut dyn Endpoint)
     }
 }
 
@@ -88,37 +115,35 @@ enum End {
 pub(super) struct Serving {
     poller: Arc<Poller>,
     devices: Devices,
-    monitor: Monitor,
-    console: ConsoleReader,
-    engine: EngineProcess,
-    pub(super) jail: Jail,
+    engine: Box<dyn Engine>,
+    jail: Jail,
     phase: Phase,
 }
 
 impl Serving {
-    pub(super) fn new(
-        poller: Arc<Poller>,
-        devices: Devices,
-        monitor: Monitor,
-        console: ConsoleReader,
-        engine: EngineProcess,
-        jail: Jail,
-    ) -> Self {
+    pub(super) fn new(poller: Arc<Poller>, devices: Devices, engine: Box<dyn Engine>, jail: Jail) -> Self {
         let phase = Phase::Starting(Instant::now() + limits::ENGINE_START);
-        Self { poller, devices, monitor, console, engine, jail, phase }
+        Self { poller, devices, engine, jail, phase }
     }
 
     /// Serves until the machine ends; `None` when the host is gone.
     pub(super) fn run(mut self, control: &OwnedFd) -> Option<Event> {
-        let end = loop {
-            match self.turn(control) {
-                Ok(None) => {}
-                Ok(Some(end)) => break end,
-                Err(error) => break End::Failed(error.to_string()),
-            }
-        };
+        let end = self.serve(control).unwrap_or_else(|error| End::Failed(error.to_string()));
         let reason = self.reason(end)?;
-        Some(Event::Exited { reason, console_tail: self.console.tail() })
+        Some(Event::Exited { reason, console_tail: self.engine.console_tail() })
+    }
+
+    fn serve(&mut self, control: &OwnedFd) -> io::Result<End> {
+        if let Some(word) = self.engine.start()
+            && let Some(end) = self.heed(word, control)?
+        {
+            return Ok(end);
+        }
+        loop {
+            if let Some(end) = self.turn(control)? {
+                return Ok(end);
+            }
+        }
     }
 
     fn turn(&mut self, control: &OwnedFd) -> io::Result<Option<End>> {
@@ -148,33 +173,25 @@ impl Serving {
     }
 
     fn dispatch(&mut self, token: Token, control: &OwnedFd) -> io::Result<Option<End>> {
-        match token.endpoint {
-            endpoint::CONTROL => self.answer(control),
-            endpoint::MONITOR => self.hear_monitor(control),
-            endpoint::CONSOLE => {
-                if self.console.read().is_err() {
-                    self.poller.remove(self.console.as_fd())?;
-                }
-                Ok(None)
-            }
-            endpoint::ENGINE => Ok(Some(End::EngineGone)),
-            endpoint::ENGINE_OUTPUT => {
-                if !self.engine.read_output() {
-                    self.poller.remove(self.engine.output_fd())?;
-                }
-                Ok(None)
-            }
-            device => match self.devices.at(device) {
-                Some(device) => Ok(device_end(device.ready(token.source))),
-                None => Ok(None),
-            },
+        if token.endpoint == endpoint::CONTROL {
+            return self.answer(control);
         }
+        if endpoint::is_device(token.endpoint) {
+            let device = self.devices.at(token.endpoint);
+            return Ok(device.and_then(|device| device_end(device.ready(token.source))));
+        }
+        while let Some(word) = self.engine.hear(token.endpoint)? {
+            if let Some(end) = self.heed(word, control)? {
+                return Ok(Some(end));
+            }
+        }
+        Ok(None)
     }
 
     fn answer(&mut self, control: &OwnedFd) -> io::Result<Option<End>> {
         match control::receive(control.as_fd())? {
             Received::Asked(Asked::ConsoleTail) => {
-                send_event(control.as_fd(), &Event::Console { tail: self.console.tail() })?;
+                send_event(control.as_fd(), &Event::Console { tail: self.engine.console_tail() })?;
                 Ok(None)
             }
             Received::Asked(Asked::ReplaceDelta(new)) => self.replace_delta(new, control),
@@ -186,7 +203,7 @@ impl Serving {
     /// Between two turns of the queues: each request before this one is answered, none after it has begun.
     fn replace_delta(&mut self, new: Option<File>, control: &OwnedFd) -> io::Result<Option<End>> {
         let replaced = match new {
-            Some(new) => self.devices.block.with_device(|block| block.disk_mut().replace_delta(new)),
+            Some(new) => self.devices.block.replace_delta(new),
             None => Err(ReplaceError::New(io::Error::other("its descriptor did not arrive").into())),
         };
         let event = Event::DeltaReplaced { error: replaced.as_ref().err().map(ToString::to_string) };
@@ -197,35 +214,28 @@ impl Serving {
         })
     }
 
-    fn hear_monitor(&mut self, control: &OwnedFd) -> io::Result<Option<End>> {
-        loop {
-            match self.monitor.read() {
-                Ok(None) => return Ok(None),
-                Ok(Some(MonitorEvent::Ready { version })) => self.started(&version, control)?,
-                Ok(Some(MonitorEvent::PoweredOff)) => return Ok(Some(End::PoweredOff)),
-                Ok(Some(MonitorEvent::Reset)) => return Ok(Some(End::Reset)),
-                Ok(Some(MonitorEvent::Ended)) | Err(_) => return Ok(Some(End::EngineGone)),
+    fn heed(&mut self, word: Word, control: &OwnedFd) -> io::Result<Option<End>> {
+        match word {
+            Word::Started { name, pid } => {
+                self.phase = Phase::Running;
+                let started = Started { engine: name, engine_pid: pid, jail: self.jail.report() };
+                send_event(control.as_fd(), &Event::Started(started))?;
+                Ok(None)
             }
+            Word::PoweredOff => Ok(Some(End::PoweredOff)),
+            Word::Reset => Ok(Some(End::Reset)),
+            Word::Gone => Ok(Some(End::EngineGone)),
+            Word::Failed(message) => Ok(Some(End::Failed(message))),
         }
-    }
-
-    fn started(&mut self, version: &str, control: &OwnedFd) -> io::Result<()> {
-        self.phase = Phase::Running;
-        let started = Started {
-            engine: format!("emulated (QEMU {version})"),
-            engine_pid: self.engine.pid(),
-            jail: self.jail.report(),
-        };
-        send_event(control.as_fd(), &Event::Started(started))
     }
 
     /// Ends the engine and finds out what happened.
     fn reason(&mut self, end: End) -> Option<ExitReason> {
         // The monitor may have said more than was read when a device's connection closed.
         let end = match end {
-            End::EngineGone => match self.monitor.read() {
-                Ok(Some(MonitorEvent::PoweredOff)) => End::PoweredOff,
-                Ok(Some(MonitorEvent::Reset)) => End::Reset,
+            End::EngineGone => match self.engine.hear(endpoint::MONITOR) {
+                Ok(Some(Word::PoweredOff)) => End::PoweredOff,
+                Ok(Some(Word::Reset)) => End::Reset,
                 Ok(_) | Err(_) => End::EngineGone,
             },
             end => end,
@@ -234,14 +244,11 @@ impl Serving {
             End::EngineGone => limits::ENGINE_EXIT,
             End::HostGone | End::PoweredOff | End::Reset | End::EngineMute | End::Failed(_) => Duration::ZERO,
         };
-        let status = self.engine.end(patience);
-        // What the guest wrote last may still be on its way; the engine is dead, so it has an end.
-        while self.console.read().is_ok_and(|more| more) {}
-        let engine_output = self.engine.output();
+        let Remains { status, output: engine_output } = self.engine.end(patience);
         Some(match (end, &self.phase) {
             (End::HostGone, _) => return None,
             (End::PoweredOff, _) => ExitReason::PoweredOff,
-            (End::Reset, _) => self.console.reset_reason(),
+            (End::Reset, _) => console::reset_reason(&self.engine.console_tail()),
             (End::Failed(message), _) => ExitReason::VmmFailed { message },
             (End::EngineGone, Phase::Running) => ExitReason::EngineDied { status, engine_output },
             (End::EngineGone, Phase::Starting(_)) => {

@@ -12,8 +12,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::{Endpoint, VhostUserDevice};
+use super::VhostUserDevice;
 use crate::device::rng::Rng;
+use crate::endpoint::Endpoint as _;
 use crate::poll::{Poller, Source};
 
 const MEMORY_BYTES: u64 = 1 << 16;

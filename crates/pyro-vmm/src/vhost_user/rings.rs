@@ -1,5 +1,6 @@
 //! One device's queues and guest memory, as the frontend's messages set them up.
 
+use crate::device::queued::QueuedDevice;
 use crate::device::{Device, DeviceError, Outcome};
 use crate::limits::{MAX_MEMORY_REGIONS, MAX_QUEUE_SIZE};
 use crate::poll::{Poller, Source, Token};
@@ -36,41 +37,21 @@ struct Ring {
 }
 
 pub(super) struct Rings<D: Device> {
-    pub(super) device: D,
-    /// Queues left with work, see [`Outcome::again`].
-    pub(super) again: u32,
+    pub(super) served: QueuedDevice<D>,
     endpoint: u16,
     poller: Arc<Poller>,
     memory: Option<GuestMemoryMmap<()>>,
     mappings: Vec<Mapping>,
-    queues: Vec<Queue>,
     rings: Vec<Ring>,
     features: u64,
-    /// The guest broke a queue, or set it up as none can be: nothing is served until it resets the device.
-    broken: bool,
 }
 
 impl<D: Device> Rings<D> {
     pub(super) fn new(endpoint: u16, device: D, poller: Arc<Poller>) -> Self {
-        let queues: Vec<Queue> = device
-            .queue_sizes()
-            .iter()
-            // The emulator chooses sizes of its own, so a core's are not the limit here.
-            .map(|size| Queue::new((*size).max(MAX_QUEUE_SIZE)).expect("cores name powers of two"))
-            .collect();
-        let rings = queues.iter().map(|_| Ring::default()).collect();
-        Self {
-            device,
-            again: 0,
-            endpoint,
-            poller,
-            memory: None,
-            mappings: Vec::new(),
-            queues,
-            rings,
-            features: 0,
-            broken: false,
-        }
+        // The emulator chooses sizes of its own, so a core's are not the limit here.
+        let served = QueuedDevice::new(device, |wanted| wanted.max(MAX_QUEUE_SIZE));
+        let rings = served.queues.iter().map(|_| Ring::default()).collect();
+        Self { served, endpoint, poller, memory: None, mappings: Vec::new(), rings, features: 0 }
     }
 
     /// Whether the frontend has set features since the device was reset.
@@ -87,45 +68,26 @@ impl<D: Device> Rings<D> {
     }
 
     pub(super) fn host_ready(&mut self) -> std::result::Result<(), DeviceError> {
-        let Some(memory) = self.memory.take() else { return Ok(()) };
-        let outcome = self.device.host_ready(&mut self.queues, &memory);
-        self.memory = Some(memory);
-        self.settle(outcome)
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let interrupts = self.served.host_ready(memory)?;
+        self.interrupt_all(interrupts);
+        Ok(())
     }
 
     pub(super) fn resume(&mut self) -> std::result::Result<(), DeviceError> {
-        let again = Outcome { interrupt: 0, again: std::mem::take(&mut self.again) };
-        again.agains().try_for_each(|index| self.process(index))
+        self.served.take_again().try_for_each(|index| self.process(index))
     }
 
     fn process(&mut self, index: u16) -> std::result::Result<(), DeviceError> {
         let runs = self.rings.get(usize::from(index)).is_some_and(|ring| ring.enabled && ring.kick.is_some());
-        if self.broken || !runs {
-            return Ok(());
-        }
-        let Some(memory) = self.memory.take() else { return Ok(()) };
-        let outcome = self.device.process(index, &mut self.queues, &memory);
-        self.memory = Some(memory);
-        self.settle(outcome)
+        let Some(memory) = self.memory.as_ref().filter(|_| runs) else { return Ok(()) };
+        let interrupts = self.served.process(index, memory)?;
+        self.interrupt_all(interrupts);
+        Ok(())
     }
 
-    fn settle(
-        &mut self,
-        outcome: std::result::Result<Outcome, DeviceError>,
-    ) -> std::result::Result<(), DeviceError> {
-        match outcome {
-            Ok(outcome) => {
-                self.again |= outcome.again;
-                outcome.interrupts().for_each(|index| self.interrupt(index));
-                Ok(())
-            }
-            Err(DeviceError::Queue { .. }) => {
-                self.broken = true;
-                self.again = 0;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+    fn interrupt_all(&self, interrupt: u32) {
+        Outcome { interrupt, again: 0 }.interrupts().for_each(|index| self.interrupt(index));
     }
 
     fn interrupt(&self, index: u16) {
@@ -137,7 +99,7 @@ impl<D: Device> Rings<D> {
 
     fn queue(&mut self, index: u32) -> Result<(usize, &mut Queue)> {
         let index = index as usize;
-        let queue = self.queues.get_mut(index).ok_or(Error::InvalidParam)?;
+        let queue = self.served.queues.get_mut(index).ok_or(Error::InvalidParam)?;
         Ok((index, queue))
     }
 
@@ -158,14 +120,14 @@ impl<D: Device> Rings<D> {
     }
 
     fn stop_all(&mut self) {
-        for index in 0..self.queues.len() {
+        for index in 0..self.served.queues.len() {
             self.forget_kick(index);
             self.rings[index] = Ring::default();
-            self.queues[index].reset();
+            self.served.queues[index].reset();
         }
-        self.again = 0;
-        self.broken = false;
-        self.device.reset();
+        self.served.again = 0;
+        self.served.is_broken = false;
+        self.served.device.reset();
     }
 }
 
@@ -206,7 +168,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
     }
 
     fn get_features(&mut self) -> Result<u64> {
-        Ok(self.device.features() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
+        Ok(self.served.device.features() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
@@ -215,9 +177,9 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
             return Err(Error::InvalidParam);
         }
         self.features = features;
-        self.device.acknowledge(features & self.device.features());
+        self.served.device.acknowledge(features & self.served.device.features());
         let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
-        self.queues.iter_mut().for_each(|queue| queue.set_event_idx(event_idx));
+        self.served.queues.iter_mut().for_each(|queue| queue.set_event_idx(event_idx));
         // Without the protocol's enable message a ring runs as soon as it is kicked.
         if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
             self.rings.iter_mut().for_each(|ring| ring.enabled = true);
@@ -247,7 +209,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
         let memory = GuestMemoryMmap::from_regions(mapped).map_err(|_| Error::InvalidParam)?;
         // Before there is memory the host's side cannot be served, and would only wake the loop without end.
         if self.memory.is_none()
-            && let Some(fd) = self.device.as_fd()
+            && let Some(fd) = self.served.device.as_fd()
         {
             let token = Token { endpoint: self.endpoint, source: Source::Host };
             self.poller.add(fd, token).map_err(Error::ReqHandlerError)?;
@@ -261,7 +223,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
         let size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
         let set = self.queue(index)?.1.try_set_size(size);
         // The emulator passes on what the guest chose, and a guest that chose nonsense breaks its device alone.
-        self.broken |= set.is_err();
+        self.served.is_broken |= set.is_err();
         Ok(())
     }
 
@@ -278,7 +240,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
         let places = [descriptor, available, used].map(|address| self.guest_address(address));
         let (_, queue) = self.queue(index)?;
         let set = place_rings(queue, &memory, places);
-        self.broken |= set.is_none();
+        self.served.is_broken |= set.is_none();
         Ok(())
     }
 
@@ -294,11 +256,11 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
         queue.set_ready(false);
         self.forget_kick(at);
         self.rings[at].call = None;
-        self.again &= !(1 << at);
+        self.served.again &= !(1 << at);
         // The frontend stops rings only to reset or end the device.
         if self.rings.iter().all(|ring| ring.kick.is_none()) {
-            self.broken = false;
-            self.device.reset();
+            self.served.is_broken = false;
+            self.served.device.reset();
         }
         Ok(VhostUserVringState::new(index, base.into()))
     }
@@ -313,7 +275,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
         self.poller.add(kick.as_fd(), token).map_err(Error::ReqHandlerError)?;
         self.rings[at].kick = Some(kick);
         // Buffers may have been offered before the kick descriptor came.
-        self.again |= 1 << at;
+        self.served.again |= 1 << at;
         Ok(())
     }
 
@@ -338,13 +300,13 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(self.queues.len() as u64)
+        Ok(self.served.queues.len() as u64)
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
         let (at, _) = self.queue(index)?;
         self.rings[at].enabled = enable;
-        self.again |= u32::from(enable) << at;
+        self.served.again |= u32::from(enable) << at;
         Ok(())
     }
 
@@ -353,12 +315,12 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
             return Err(Error::InvalidParam);
         }
         let mut data = vec![0; size as usize];
-        self.device.read_config(offset.into(), &mut data);
+        self.served.device.read_config(offset.into(), &mut data);
         Ok(data)
     }
 
     fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
-        self.device.write_config(offset.into(), data);
+        self.served.device.write_config(offset.into(), data);
         Ok(())
     }
 

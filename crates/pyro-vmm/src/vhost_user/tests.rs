@@ -10,7 +10,8 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemory;
 
 use super::*;
-use crate::device::COMMON_FEATURES;
+use crate::device::{COMMON_FEATURES, DeviceError, Outcome};
+use crate::endpoint::Endpoint as _;
 
 const MEMORY_BYTES: u64 = 1 << 20;
 /// Where the frontend has the guest's memory.

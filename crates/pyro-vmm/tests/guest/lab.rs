@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pyro_vmm::engine::{EngineChoice, probe};
+use pyro_vmm::engine::{EngineChoice, choose, probe_kvm};
 use pyro_vmm::{DiskSpec, EngineSpec, Event, ExitReason, Machine, MachineSpec, SeccompAction, Started};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -32,7 +32,8 @@ impl Lab {
             return skip("no guest kernel: set PYRO_TEST_KERNEL or PYRO_RUNTIME_BUNDLE_DIR");
         };
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let engine = match probe(&path).choose(EngineChoice::Auto) {
+        let vmm_binary = Path::new(env!("CARGO_BIN_EXE_pyro-vmm"));
+        let engine = match choose(engine_choice(), &path, || probe_kvm(vmm_binary)) {
             Ok(chosen) => chosen.engine,
             Err(error) => return skip(&error.to_string()),
         };
@@ -41,6 +42,16 @@ impl Lab {
         let archive = cpio(&[("init", &std::fs::read(init).unwrap())]);
         std::fs::write(directory.path().join("initramfs"), archive).unwrap();
         Some(Self { kernel, initramfs: directory, engine })
+    }
+
+    /// Whether vCPUs are threads of the machine's process.
+    pub(crate) fn is_native(&self) -> bool {
+        matches!(self.engine, EngineSpec::Kvm)
+    }
+
+    /// How many processes a machine has beside its own.
+    pub(crate) fn engine_processes(&self) -> usize {
+        usize::from(!self.is_native())
     }
 
     /// A machine whose init does `test`.
@@ -56,9 +67,10 @@ impl Lab {
         Running { machine, started: None, ended: None, replaced: None }
     }
 
-    /// The same kernel and init under bare QEMU, without any of our devices, from its start to its end.
-    pub(crate) fn bare_run(&self, test: &str) -> Duration {
-        let EngineSpec::Emulated { qemu } = &self.engine;
+    /// The same kernel and init under bare QEMU, without any of our devices, from its start to its end; `None` where
+    /// the engine is another.
+    pub(crate) fn bare_run(&self, test: &str) -> Option<Duration> {
+        let EngineSpec::Emulated { qemu } = &self.engine else { return None };
         let rate = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         let rate = rate.lines().find_map(|line| line.strip_prefix("cpu MHz")).unwrap();
         let khz = rate.trim_start_matches(['\t', ' ', ':']).replace('.', "");
@@ -76,7 +88,7 @@ impl Lab {
             .status()
             .unwrap();
         assert!(status.success());
-        started.elapsed()
+        Some(started.elapsed())
     }
 
     fn spec(&self, test: &str) -> MachineSpec {
@@ -105,6 +117,16 @@ impl Lab {
             seccomp: SeccompAction::Trap,
             log: std::io::stderr().try_clone_file(),
         }
+    }
+}
+
+/// `PYRO_ENGINE`, as the product reads it.
+fn engine_choice() -> EngineChoice {
+    match std::env::var("PYRO_ENGINE").as_deref() {
+        Ok("kvm") => EngineChoice::Kvm,
+        Ok("emulated") => EngineChoice::Emulated,
+        Ok("auto") | Err(_) => EngineChoice::Auto,
+        Ok(other) => panic!("PYRO_ENGINE is `{other}`"),
     }
 }
 
@@ -340,6 +362,11 @@ fn skip<T>(why: &str) -> Option<T> {
     assert!(!required.split(',').any(|word| word == "guest"), "{why}");
     println!("skipped ({why})");
     None
+}
+
+/// Says that a test is about the emulated engine alone.
+pub(crate) fn skip_native(why: &str) {
+    println!("skipped ({why})");
 }
 
 fn kernel() -> Option<PathBuf> {

@@ -1,5 +1,6 @@
 //! QEMU's command line and the guest kernel's, as data.
 
+use crate::engine::KERNEL_WORDS;
 use crate::protocol::NetworkConfig;
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -91,31 +92,8 @@ impl Arguments<'_> {
         words.into_iter().map(OsString::from).collect()
     }
 
-    /// The guest kernel's command line (`Documentation/admin-guide/kernel-parameters.txt` of Linux).
     fn kernel_command_line(&self) -> String {
-        let mut words: Vec<String> = [
-            // Errors and panics reach the bounded console log, nothing else costs time there.
-            "console=ttyS0",
-            "quiet",
-            // Emergencies only: each byte on the serial line is an exit.
-            "loglevel=1",
-            // A guest that panics or restarts ends its machine, at once.
-            "panic=-1",
-            "reboot=t",
-            "pci=off",
-            "random.trust_cpu=on",
-            // The watchdog would take a busy host for a bad counter and fall back to a clock of 4 ms.
-            "tsc=reliable",
-            // Mounts and control groups wait for grace periods, which else last several timer ticks each.
-            "rcupdate.rcu_expedited=1",
-            // The driver for made-up interfaces makes one by itself; a guest without a network has none.
-            "dummy.numdummies=0",
-            // With one CPU the kernel would take the lock prefixes out of its code, a tenth of a boot long: each
-            // place costs the emulator what it has translated around it.
-            "noreplace-smp",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut words = KERNEL_WORDS.map(str::to_owned).to_vec();
         // The emulator has no timer to calibrate against in time; a busy host would hang the boot.
         words.extend(self.tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
         words.extend_from_slice(self.boot_args);

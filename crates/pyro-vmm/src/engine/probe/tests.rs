@@ -1,7 +1,7 @@
 use super::*;
 
 fn report(qemu: QemuReport) -> EngineReport {
-    EngineReport { kvm: KvmReport::Opens { api_version: 12 }, qemu }
+    EngineReport { kvm: KvmReport::Unusable { why: "a small guest died: it cried".into() }, qemu }
 }
 
 fn found() -> QemuReport {
@@ -21,7 +21,7 @@ fn version_is_read_from_the_first_line() {
 fn auto_takes_the_emulated_engine_and_says_why() {
     let chosen = report(found()).choose(EngineChoice::Auto).unwrap();
     assert_eq!(chosen.engine, EngineSpec::Emulated { qemu: "/usr/bin/qemu-system-x86_64".into() });
-    assert_eq!(chosen.why, "the native KVM engine is not part of this release; /dev/kvm opens (API 12)");
+    assert_eq!(chosen.why, "/dev/kvm opens, but a small guest died: it cried");
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn kvm_is_refused_with_the_reason() {
     let error = report(found()).choose(EngineChoice::Kvm).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "engine kvm cannot be used: the native KVM engine is not part of this release; /dev/kvm opens (API 12)"
+        "engine kvm cannot be used: /dev/kvm opens, but a small guest died: it cried"
     );
 }
 

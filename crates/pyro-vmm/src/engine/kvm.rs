@@ -1,0 +1,141 @@
+//! The native engine: the host's processor runs the guest, by the kernel's KVM.
+//!
+//! ```text
+//! Native::new -> attach, attach, ... -> start -> Vcpus
+//! ```
+//! Devices are in this process, behind virtio-mmio registers; there is no PCI, no PIT and no keyboard controller.
+
+mod acpi;
+mod bus;
+pub(crate) mod canary;
+mod cpuid;
+mod layout;
+mod loader;
+mod memory;
+mod registers;
+mod vcpu;
+mod vm;
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use kvm_bindings::{CpuId, Msrs};
+use kvm_ioctls::VcpuFd;
+use vm_memory::{Bytes as _, GuestAddress};
+
+use crate::device::Device;
+use crate::device::console::SharedLog;
+use crate::poll::Poller;
+use crate::virtio_mmio::{MmioDevice, RegisterPages, Registers};
+use bus::Bus;
+use memory::GuestRam;
+pub(crate) use vcpu::{Stop, Vcpus};
+use vm::{Vm, failed};
+
+/// What of a machine the engine has to know.
+pub(crate) struct Shape<'a> {
+    pub(crate) vcpu_count: u8,
+    pub(crate) mem_mib: u32,
+    pub(crate) boot_args: &'a [String],
+    pub(crate) kernel: &'a File,
+    pub(crate) initramfs: &'a File,
+}
+
+/// Why a machine cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NativeError {
+    #[error(transparent)]
+    Vm(#[from] vm::VmError),
+    #[error(transparent)]
+    Ram(#[from] memory::RamError),
+    #[error(transparent)]
+    Load(#[from] loader::LoadError),
+    #[error("cannot write to the guest's memory: {0}")]
+    Write(#[from] vm_memory::GuestMemoryError),
+    #[error("the processor has too many features to be told")]
+    Cpuid,
+    #[error("{0}")]
+    Os(#[from] io::Error),
+}
+
+/// A machine that does not run yet.
+pub(crate) struct Native {
+    vm: Vm,
+    ram: GuestRam,
+    entry: loader::Entry,
+    vcpu_count: u8,
+    pages: RegisterPages,
+    /// By their places on the bus.
+    devices: Vec<(u8, Arc<dyn Registers>)>,
+    console: SharedLog,
+}
+
+impl Native {
+    /// A machine of the KVM behind `kvm`, with its kernel loaded.
+    pub(crate) fn new(kvm: File, shape: &Shape<'_>, console: SharedLog) -> Result<Self, NativeError> {
+        let mut vm = Vm::new(kvm)?;
+        let mut ram = GuestRam::new(u64::from(shape.mem_mib) << 20)?;
+        ram.regions().try_for_each(|region| vm.add_ram(region))?;
+        let entry =
+            loader::load(shape.kernel, shape.initramfs, &kernel_command_line(shape.boot_args), &mut ram)?;
+        let pages = RegisterPages::new(layout::MAX_DEVICES.into())?;
+        vm.add_registers(&pages)?;
+        let vcpu_count = shape.vcpu_count;
+        Ok(Self { vm, ram, entry, vcpu_count, pages, devices: Vec::new(), console })
+    }
+
+    /// Puts a device on the bus, at place `number`, and on the loop under the same number.
+    pub(crate) fn attach<D: Device + 'static>(
+        &mut self,
+        number: u16,
+        core: D,
+        poller: &Arc<Poller>,
+    ) -> Result<Arc<MmioDevice<D>>, NativeError> {
+        let index = u8::try_from(number).ok().filter(|index| *index < layout::MAX_DEVICES);
+        let index = index.ok_or_else(|| io::Error::other(format!("no place {number} on the bus")))?;
+        let device = MmioDevice::new(number, core, self.ram.memory().clone(), &self.pages, poller)?;
+        self.vm.connect(index, &device)?;
+        self.devices.push((index, device.clone()));
+        Ok(device)
+    }
+
+    /// Makes the vCPUs and their threads, paused. `confine` runs on each thread before the guest does.
+    pub(crate) fn start(
+        self,
+        confine: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Result<Vcpus, NativeError> {
+        let places: Vec<u8> = self.devices.iter().map(|(index, _)| *index).collect();
+        let tables = acpi::tables(&acpi::Shape { vcpu_count: self.vcpu_count, devices: &places });
+        self.ram.memory().write_slice(&tables, GuestAddress(layout::ACPI_START))?;
+        let bus = Bus::new(self.devices.clone(), self.console.clone())?;
+        self.vm.connect_line(bus.serial_interrupt(), layout::SERIAL_GSI)?;
+        let vcpus = (0..self.vcpu_count).map(|index| self.vcpu(index)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Vcpus::start(vcpus, bus, confine)?)
+    }
+
+    fn vcpu(&self, index: u8) -> Result<VcpuFd, NativeError> {
+        let vcpu = self.vm.vcpu(index)?;
+        let supported = self.vm.supported_cpuid()?;
+        let features = cpuid::configure(&supported, index, self.vcpu_count, self.vm.has_tsc_deadline());
+        let features = CpuId::from_entries(&features).map_err(|_| NativeError::Cpuid)?;
+        vcpu.set_cpuid2(&features).map_err(failed("tell a vCPU its features"))?;
+        let msrs = Msrs::from_entries(&registers::boot_msrs()).map_err(|_| NativeError::Cpuid)?;
+        vcpu.set_msrs(&msrs).map_err(failed("set a vCPU's model-specific registers"))?;
+        let mut lapic = vcpu.get_lapic().map_err(failed("read a vCPU's interrupt controller"))?;
+        registers::lapic(&mut lapic);
+        vcpu.set_lapic(&lapic).map_err(failed("set a vCPU's interrupt controller"))?;
+        if index == 0 {
+            let mut sregs = vcpu.get_sregs().map_err(failed("read a vCPU's registers"))?;
+            let regs = registers::boot(&self.entry, &mut sregs);
+            vcpu.set_sregs(&sregs).map_err(failed("set a vCPU's registers"))?;
+            vcpu.set_regs(&regs).map_err(failed("set a vCPU's registers"))?;
+        }
+        Ok(vcpu)
+    }
+}
+
+fn kernel_command_line(boot_args: &[String]) -> String {
+    let words = super::KERNEL_WORDS.iter().copied().chain(boot_args.iter().map(String::as_str));
+    words.collect::<Vec<_>>().join(" ")
+}

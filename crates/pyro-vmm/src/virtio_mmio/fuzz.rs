@@ -1,0 +1,2 @@
+//! A hostile driver.
+#![doc(hidden)]

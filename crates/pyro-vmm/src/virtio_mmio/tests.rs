@@ -1,0 +1,1 @@
+//! Registers, as a driver uses and misuses them.
