@@ -4,6 +4,7 @@ use pyro_core::config::Config;
 use pyro_core::config::{HostProxy, Mirror, RegistryConfig};
 use pyro_core::faults::Fault;
 use pyro_core::machine::EngineChoice;
+use crate::commands::engine::parse_engine;
 use pyro_core::{Blame, Explain, Problem};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub(crate) enum SettingsError {
     Read { path: PathBuf, source: io::Error },
     #[error("`{path}` is not valid")]
     Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("PYRO_ENGINE: {0}")]
+    Engine(String),
     #[error("cannot find this executable's own path")]
     Executable(#[source] io::Error),
     #[error("the directory that pyro was started in is gone")]
@@ -58,6 +61,8 @@ impl Explain for SettingsError {
                 .with_hint("set HOME, or PYRO_ENVIRONMENT_CACHE_DIR and PYRO_STATE_DIR"),
             Self::Read { .. } | Self::Parse { .. } => Problem::new("bad_config", Blame::Caller, self)
                 .with_hint("docs/configuration.md lists what config.toml may hold"),
+            Self::Engine(_) => Problem::new("bad_config", Blame::Caller, self)
+                .with_hint("unset it, or name auto, kvm or emulated"),
             Self::Executable(_) => Problem::new("no_executable_path", Blame::Host, self),
             Self::CurrentDir(_) => Problem::new("no_current_dir", Blame::Caller, self),
         }
@@ -156,11 +161,18 @@ fn resolve(
         vmm_binary: programs.join("pyro-vmm"),
         supervisor_command: vec![executable.to_owned(), PathBuf::from(SUPERVISE)],
         program_path: var("PATH").unwrap_or_default(),
-        engine: file.engine,
+        engine: engine(var)?.unwrap_or(file.engine),
         registry: registry_config(var, file.registry),
         host_proxy: host_proxy(var),
         fault: fault(var),
     })
+}
+
+/// `PYRO_ENGINE`, which the file's word gives way to.
+fn engine(var: &dyn Fn(&'static str) -> Option<OsString>) -> Result<Option<EngineChoice>, SettingsError> {
+    let Some(name) = var("PYRO_ENGINE").filter(|name| !name.is_empty()) else { return Ok(None) };
+    let name = name.to_string_lossy();
+    parse_engine(&name).map(Some).map_err(SettingsError::Engine)
 }
 
 /// The proxy of this host's own programs. All connections of guests go by CONNECT, which is what HTTPS_PROXY is for.

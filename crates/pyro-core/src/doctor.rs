@@ -1,11 +1,12 @@
 //! Whether this host can run machines, and what to do where it cannot.
 
 use crate::config::Config;
+use crate::engine;
 use crate::environments;
 use crate::guest_bundle::GuestBundle;
 use crate::problem::{Explain, Problem};
 use pyro_vmm::JailReport;
-use pyro_vmm::engine::{EngineReport, QemuReport};
+use pyro_vmm::engine::{EngineError, EngineReport, QemuReport};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ pub struct Networking {
 /// The engine in use.
 #[derive(Clone, Debug, Serialize)]
 pub struct Engine {
-    /// `emulated` or `none`.
+    /// `kvm`, `emulated` or `none`.
     pub name: &'static str,
     /// Why this one.
     pub reason: String,
@@ -108,11 +109,20 @@ pub struct Capabilities {
 /// Looks at the host. Starts nothing but the machine program's and QEMU's own self-reports.
 pub fn examine(config: &Config) -> Report {
     let mut issues = Vec::new();
-    let found = pyro_vmm::engine::probe(&config.program_path);
+    let found = engine::examine(engine::Search {
+        program_path: &config.program_path,
+        vmm_binary: &config.vmm_binary,
+        state_dir: &config.state_dir,
+    });
     let engine = match found.choose(config.engine) {
-        Ok(chosen) => Engine { name: "emulated", reason: chosen.why, found },
+        Ok(chosen) => Engine { name: chosen.engine.name(), reason: chosen.why, found },
         Err(error) => {
-            issues.push(format!("{error}; install QEMU's x86 system emulator (Debian: qemu-system-x86)"));
+            issues.push(match error {
+                EngineError::Kvm(_) => error.to_string(),
+                EngineError::Emulated(_) => {
+                    format!("{error}; install QEMU's x86 system emulator (Debian: qemu-system-x86)")
+                }
+            });
             Engine { name: "none", reason: error.to_string(), found }
         }
     };

@@ -43,6 +43,7 @@
 pub mod authorities;
 pub mod config;
 pub mod doctor;
+mod engine;
 pub mod environments;
 pub mod exec;
 #[doc(hidden)]

@@ -19,6 +19,16 @@ pub enum EngineSpec {
     Kvm,
 }
 
+impl EngineSpec {
+    /// As `--engine` names it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Emulated { .. } => "emulated",
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
 /// What every guest kernel is told on its command line (`Documentation/admin-guide/kernel-parameters.txt` of Linux).
 const KERNEL_WORDS: [&str; 11] = [
     // Errors and panics reach the bounded console log, nothing else costs time there.

@@ -3,6 +3,7 @@
 use super::network::{self, Cable, GuestNetwork};
 use super::ports::GuestStreams;
 use super::protocol::{CONSOLE_TAIL_BYTES, DiskRequest, StartRequest, Started};
+use crate::engine;
 use crate::exec::{AgentError, AgentStream};
 use crate::limits::{BOOT_DEADLINE, SUPERVISOR_DEADLINE};
 use crate::places::create_private_dir;
@@ -297,7 +298,12 @@ async fn configure(
 }
 
 fn machine_spec(request: &StartRequest) -> Result<(MachineSpec, String), StartError> {
-    let engine = pyro_vmm::engine::probe(&request.program_path).choose(request.engine)?;
+    let search = engine::Search {
+        program_path: &request.program_path,
+        vmm_binary: &request.vmm_binary,
+        state_dir: &request.state_dir,
+    };
+    let engine = engine::choose(request.engine, search)?;
     let disk = disk_spec(&request.disk, &request.state_dir)?;
     let spec = MachineSpec {
         vmm_binary: request.vmm_binary.clone(),
