@@ -1,10 +1,10 @@
 //! Where things are: the environment, `config.toml` and the place of the executable, read once.
 
+use crate::commands::engine::parse_engine;
 use pyro_core::config::Config;
 use pyro_core::config::{HostProxy, Mirror, RegistryConfig};
 use pyro_core::faults::Fault;
 use pyro_core::machine::EngineChoice;
-use crate::commands::engine::parse_engine;
 use pyro_core::{Blame, Explain, Problem};
 use serde::Deserialize;
 use std::collections::BTreeMap;

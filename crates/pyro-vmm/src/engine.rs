@@ -56,3 +56,9 @@ const KERNEL_WORDS: [&str; 11] = [
 pub(crate) fn fuzz_monitor(bytes: &[u8]) {
     let _ = emulated::fuzz_monitor(bytes);
 }
+
+/// Loads arbitrary bytes as a kernel. False when they are none.
+#[doc(hidden)]
+pub fn fuzz_kernel(bytes: &[u8]) -> bool {
+    kvm::fuzz_kernel(bytes)
+}

@@ -16,6 +16,8 @@ mod registers;
 mod vcpu;
 mod vm;
 
+pub(crate) use loader::fuzz_kernel;
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -55,6 +57,8 @@ pub(crate) enum NativeError {
     Write(#[from] vm_memory::GuestMemoryError),
     #[error("the processor has too many features to be told")]
     Cpuid,
+    #[error("the bus has no place for one more device")]
+    TooManyDevices,
     #[error("{0}")]
     Os(#[from] io::Error),
 }
@@ -66,8 +70,8 @@ pub(crate) struct Native {
     entry: loader::Entry,
     vcpu_count: u8,
     pages: RegisterPages,
-    /// By their places on the bus.
-    devices: Vec<(u8, Arc<dyn Registers>)>,
+    /// In the order of their places on the bus.
+    devices: Vec<Arc<dyn Registers>>,
     console: SharedLog,
 }
 
@@ -85,18 +89,17 @@ impl Native {
         Ok(Self { vm, ram, entry, vcpu_count, pages, devices: Vec::new(), console })
     }
 
-    /// Puts a device on the bus, at place `number`, and on the loop under the same number.
+    /// Puts a device on the next place of the bus, and on the loop under the place's number.
     pub(crate) fn attach<D: Device + 'static>(
         &mut self,
-        number: u16,
         core: D,
         poller: &Arc<Poller>,
     ) -> Result<Arc<MmioDevice<D>>, NativeError> {
-        let index = u8::try_from(number).ok().filter(|index| *index < layout::MAX_DEVICES);
-        let index = index.ok_or_else(|| io::Error::other(format!("no place {number} on the bus")))?;
-        let device = MmioDevice::new(number, core, self.ram.memory().clone(), &self.pages, poller)?;
-        self.vm.connect(index, &device)?;
-        self.devices.push((index, device.clone()));
+        let place = u8::try_from(self.devices.len()).ok().filter(|place| *place < layout::MAX_DEVICES);
+        let place = place.ok_or(NativeError::TooManyDevices)?;
+        let device = MmioDevice::new(place.into(), core, self.ram.memory().clone(), &self.pages, poller)?;
+        self.vm.connect(place, &device)?;
+        self.devices.push(device.clone());
         Ok(device)
     }
 
@@ -105,8 +108,8 @@ impl Native {
         self,
         confine: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) -> Result<Vcpus, NativeError> {
-        let places: Vec<u8> = self.devices.iter().map(|(index, _)| *index).collect();
-        let tables = acpi::tables(&acpi::Shape { vcpu_count: self.vcpu_count, devices: &places });
+        let device_count = self.devices.len() as u8;
+        let tables = acpi::tables(&acpi::Shape { vcpu_count: self.vcpu_count, device_count });
         self.ram.memory().write_slice(&tables, GuestAddress(layout::ACPI_START))?;
         let bus = Bus::new(self.devices.clone(), self.console.clone())?;
         self.vm.connect_line(bus.serial_interrupt(), layout::SERIAL_GSI)?;

@@ -69,10 +69,10 @@ pub(super) fn attach(
         .map(|(core, socket)| VhostUserDevice::new(endpoint::NETWORK, core, socket, poller))
         .transpose()?;
     let mut devices = Devices::new(block);
-    devices.add(endpoint::RNG, rng);
-    devices.add(endpoint::VSOCK, vsock);
+    devices.add(rng);
+    devices.add(vsock);
     if let Some(network) = network {
-        devices.add(endpoint::NETWORK, network);
+        devices.add(network);
     }
     let engine = Emulated {
         monitor: Monitor::open(sockets.monitor)?,

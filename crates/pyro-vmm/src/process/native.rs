@@ -46,11 +46,11 @@ pub(super) fn attach(
     };
     let kvm = boot.kvm.ok_or_else(|| io::Error::other("the KVM device was not given"))?;
     let mut native = Native::new(kvm, &shape, console.clone())?;
-    let mut devices = Devices::new(native.attach(endpoint::BLOCK, cores.block, poller)?);
-    devices.add(endpoint::RNG, native.attach(endpoint::RNG, cores.rng, poller)?);
-    devices.add(endpoint::VSOCK, native.attach(endpoint::VSOCK, cores.vsock, poller)?);
+    let mut devices = Devices::new(native.attach(cores.block, poller)?);
+    devices.add(native.attach(cores.rng, poller)?);
+    devices.add(native.attach(cores.vsock, poller)?);
     if let Some(network) = cores.network {
-        devices.add(endpoint::NETWORK, native.attach(endpoint::NETWORK, network, poller)?);
+        devices.add(native.attach(network, poller)?);
     }
     Ok((devices, NativeEngine { console, poller: Arc::clone(poller), vcpus: Phase::Made(native) }))
 }

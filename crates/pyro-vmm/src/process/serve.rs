@@ -19,7 +19,7 @@ use crate::protocol::{Event, ExitReason, Started};
 use crate::vhost_user::VhostUserDevice;
 use crate::virtio_mmio::MmioDevice;
 
-/// Numbers of the endpoints on the loop. A device's is also its place on the native engine's bus.
+/// Numbers of the endpoints on the loop. The devices' are in the order in which they are added, without a gap.
 pub(super) mod endpoint {
     pub(crate) const BLOCK: u16 = 0;
     pub(crate) const RNG: u16 = 1;
@@ -59,7 +59,8 @@ impl DiskEndpoint for Arc<MmioDevice<Blk<Overlay>>> {
 /// The machine's devices behind their transports.
 pub(super) struct Devices {
     block: Box<dyn DiskEndpoint>,
-    others: Vec<(u16, Box<dyn Endpoint>)>,
+    /// From number 1 on.
+    others: Vec<Box<dyn Endpoint>>,
 }
 
 impl Devices {
@@ -67,24 +68,18 @@ impl Devices {
         Self { block: Box::new(block), others: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, number: u16, device: impl Endpoint + 'static) {
-        self.others.push((number, Box::new(device)));
+    pub(super) fn add(&mut self, device: impl Endpoint + 'static) {
+        self.others.push(Box::new(device));
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut dyn Endpoint> {
         let block: &mut dyn Endpoint = self.block.as_mut();
-        std::iter::once(block)
-            .chain(self.others.iter_mut().map(|(_, device)| device.as_mut() as &mut dyn Endpoint))
+        let others = self.others.iter_mut().map(|device| device.as_mut() as &mut dyn Endpoint);
+        std::iter::once(block).chain(others)
     }
 
     fn at(&mut self, number: u16) -> Option<&mut dyn Endpoint> {
-        if number == endpoint::BLOCK {
-            return Some(self.block.as_mut());
-        }
-        self.others
-            .iter_mut()
-            .find(|(own, _)| *own == number)
-            .map(|(_, device)| device.as_mut() as &mut dyn Endpoint)
+        self.all().nth(number.into())
     }
 }
 

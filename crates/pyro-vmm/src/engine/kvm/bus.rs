@@ -18,19 +18,15 @@ const NOTHING: u8 = 0xff;
 
 /// All that a guest reaches by addresses.
 pub(crate) struct Bus {
-    /// By their pages, from [`layout::DEVICES_START`] on.
-    devices: [Option<Arc<dyn Registers>>; layout::MAX_DEVICES as usize],
+    /// In the order of their pages, from [`layout::DEVICES_START`] on.
+    devices: Vec<Arc<dyn Registers>>,
     serial: SerialPort,
 }
 
 impl Bus {
-    /// A bus with these devices, each at its place, and a serial console that writes to `log`.
-    pub(crate) fn new(devices: Vec<(u8, Arc<dyn Registers>)>, log: SharedLog) -> io::Result<Self> {
-        let mut places = [const { None }; layout::MAX_DEVICES as usize];
-        for (place, device) in devices {
-            places[usize::from(place)] = Some(device);
-        }
-        Ok(Self { devices: places, serial: SerialPort::new(log)? })
+    /// A bus with these devices and a serial console that writes to `log`.
+    pub(crate) fn new(devices: Vec<Arc<dyn Registers>>, log: SharedLog) -> io::Result<Self> {
+        Ok(Self { devices, serial: SerialPort::new(log)? })
     }
 
     /// Counts up for each interrupt of the serial console.
@@ -79,7 +75,7 @@ impl Bus {
 
     fn device(&self, address: u64) -> Option<(&dyn Registers, u64)> {
         let offset = address.checked_sub(layout::DEVICES_START)?;
-        let device = self.devices.get(usize::try_from(offset / layout::DEVICE_BYTES).ok()?)?.as_ref()?;
+        let device = self.devices.get(usize::try_from(offset / layout::DEVICE_BYTES).ok()?)?;
         Some((device.as_ref(), offset % layout::DEVICE_BYTES))
     }
 }
@@ -156,7 +152,7 @@ mod tests {
     }
 
     fn bus(log: &SharedLog) -> Bus {
-        Bus::new(vec![(1, Arc::new(Echo))], log.clone()).unwrap()
+        Bus::new(vec![Arc::new(Echo), Arc::new(Echo)], log.clone()).unwrap()
     }
 
     #[test]

@@ -1,0 +1,45 @@
+//! Mappings inside guest RAM.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+
+use crate::engine::kvm::layout::{PAGE_BYTES, Range};
+
+/// Whole pages within one region of guest RAM.
+pub(super) struct HostRange<'a> {
+    slice: VolatileSlice<'a>,
+}
+
+impl<'a> HostRange<'a> {
+    /// `None` when `range` is something else.
+    pub(super) fn of(memory: &'a GuestMemoryMmap<()>, range: Range) -> Option<Self> {
+        let aligned = [range.start, range.len_bytes].iter().all(|value| value.is_multiple_of(PAGE_BYTES));
+        let len = usize::try_from(range.len_bytes).ok().filter(|len| aligned && *len > 0)?;
+        let slice = memory.get_slice(GuestAddress(range.start), len).ok()?;
+        Some(HostRange { slice })
+    }
+
+    /// Lays a private, writable view of `file` over the range.
+    pub(super) fn map_private(&self, file: &File, file_offset: u64) -> io::Result<()> {
+        let address = self.slice.ptr_guard_mut();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: the range is whole pages of guest RAM, which is only accessed as volatile memory that may
+        // change at any time. A mapping of the same length and rights takes its place, so that every pointer
+        // into it stays valid.
+        unsafe { mmap(address.as_ptr().cast(), self.slice.len(), prot, flags, file, file_offset) }?;
+        self.exclude_from_dumps()
+    }
+
+    /// Keeps what a guest has in memory out of core files of this process.
+    pub(super) fn exclude_from_dumps(&self) -> io::Result<()> {
+        let address = self.slice.ptr_guard_mut();
+        // SAFETY: the range is mapped while `self` borrows it; the advice changes none of its bytes.
+        unsafe { madvise(address.as_ptr().cast(), self.slice.len(), Advice::LinuxDontDump) }?;
+        Ok(())
+    }
+}
