@@ -208,6 +208,17 @@ impl Machine {
         control::send(self.control.as_fd(), Request::ReplaceDelta, Some(new.as_fd()))
     }
 
+    /// Asks the machine to stop its vCPUs between two instructions; [`Event::Paused`] answers when none runs the guest.
+    /// The devices go on: what the guest has asked for is done, and what it hears of waits for it.
+    pub fn pause(&self) -> io::Result<()> {
+        control::send(self.control.as_fd(), Request::Pause, None)
+    }
+
+    /// Asks the machine to let its vCPUs go on; [`Event::Resumed`] answers.
+    pub fn resume(&self) -> io::Result<()> {
+        control::send(self.control.as_fd(), Request::Resume, None)
+    }
+
     /// Process id of the jailed process.
     pub fn pid(&self) -> u32 {
         self.process.pid()

@@ -260,6 +260,10 @@ pub enum Request {
     /// Seal the disk's writable layer and go on in the file whose descriptor comes along;
     /// [`Event::DeltaReplaced`] answers.
     ReplaceDelta,
+    /// Stop the vCPUs between two instructions; [`Event::Paused`] answers.
+    Pause,
+    /// Let the vCPUs go on; [`Event::Resumed`] answers.
+    Resume,
 }
 
 /// What the jailed process reports, as JSON datagrams on [`fds::CONTROL`].
@@ -280,6 +284,10 @@ pub enum Event {
         /// one is in use.
         error: Option<String>,
     },
+    /// Answer to [`Request::Pause`]: no vCPU runs the guest. Devices go on.
+    Paused,
+    /// Answer to [`Request::Resume`].
+    Resumed,
     /// The machine has ended. The last event.
     Exited {
         /// Why.

@@ -7,6 +7,7 @@ mod lab;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -14,6 +15,7 @@ use std::time::Instant;
 use lab::{DISK_MARK, Lab};
 use pyro_vmm::block::{self, DiskReader, OpenError};
 use pyro_vmm::{EngineSpec, ExitReason, NetworkConfig, NetworkSpec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 
 #[test]
@@ -229,6 +231,52 @@ fn several_cpus_work() {
     });
     machine.ready();
     machine.receive_pattern(8 << 20, 64 << 10);
+}
+
+#[test]
+fn a_paused_guest_does_nothing_and_then_goes_on() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start_with("serve", |spec| spec.vcpu_count = 2);
+    machine.ready();
+    let echo = machine.operate('e', 0, 0);
+    assert_eq!(answer_later(&echo, b"before").text(), b"before");
+    for round in 0..20 {
+        machine.pause();
+        let mut late = answer_later(&echo, b"meanwhile");
+        assert!(late.is_silent(), "round {round}: a paused guest answered");
+        machine.resume();
+        assert_eq!(late.text(), b"meanwhile");
+    }
+    assert_eq!(answer_later(&echo, b"after").text(), b"after");
+    machine.pause();
+    machine.machine.kill();
+    machine.ended();
+}
+
+/// What a guest sends back some time.
+struct Late {
+    stream: UnixStream,
+    len: usize,
+}
+
+fn answer_later(stream: &UnixStream, text: &[u8]) -> Late {
+    let mut stream = stream.try_clone().unwrap();
+    stream.write_all(text).unwrap();
+    Late { stream, len: text.len() }
+}
+
+impl Late {
+    /// Whether nothing comes for a while in which a running guest answers many times.
+    fn is_silent(&self) -> bool {
+        let limit = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&limit)).unwrap() == 0
+    }
+
+    fn text(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        self.stream.read_exact(&mut bytes).unwrap();
+        bytes
+    }
 }
 
 #[test]

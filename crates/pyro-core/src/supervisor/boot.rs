@@ -146,7 +146,9 @@ impl Watch {
                     return StartError::died(&reason, &console_tail);
                 }
                 Ok(
-                    Happening::Event(Event::Console { .. } | Event::DeltaReplaced { .. })
+                    Happening::Event(
+                        Event::Console { .. } | Event::DeltaReplaced { .. } | Event::Paused | Event::Resumed,
+                    )
                     | Happening::Accepted(..),
                 ) => {}
                 Err(error) => return error.into(),
@@ -164,7 +166,9 @@ impl Watch {
                 match self.next().await {
                     Ok(Happening::Event(Event::Console { tail })) => return console_text(&tail),
                     Ok(
-                        Happening::Event(Event::Started(_) | Event::DeltaReplaced { .. })
+                        Happening::Event(
+                            Event::Started(_) | Event::DeltaReplaced { .. } | Event::Paused | Event::Resumed,
+                        )
                         | Happening::Accepted(..),
                     ) => {}
                     Ok(Happening::Event(Event::Exited { .. })) | Err(_) => return String::new(),
@@ -263,7 +267,9 @@ async fn introduce(
             Happening::Event(Event::Exited { reason, console_tail }) => {
                 return Err(StartError::died(&reason, &console_tail));
             }
-            Happening::Event(Event::Console { .. } | Event::DeltaReplaced { .. })
+            Happening::Event(
+                Event::Console { .. } | Event::DeltaReplaced { .. } | Event::Paused | Event::Resumed,
+            )
             | Happening::Accepted(..) => {}
         }
     };

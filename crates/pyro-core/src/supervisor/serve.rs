@@ -266,7 +266,13 @@ fn ended_by(happening: io::Result<Happening>) -> Option<Ended> {
         // A stream on the ready port is the agent's alone and was taken; others are dropped. An answer
         // that nobody waits for any more is not for anybody.
         Ok(
-            Happening::Event(Event::Started(_) | Event::Console { .. } | Event::DeltaReplaced { .. })
+            Happening::Event(
+                Event::Started(_)
+                | Event::Console { .. }
+                | Event::DeltaReplaced { .. }
+                | Event::Paused
+                | Event::Resumed,
+            )
             | Happening::Accepted(..),
         ) => None,
         Err(error) => {

@@ -464,8 +464,12 @@ async fn replace_delta(running: &mut Running, file: &std::fs::File) -> Result<()
                     let console = console_text(&console_tail);
                     return Err(SupervisedError::Ended(format!("{reason} {console}")));
                 }
-                Ok(Happening::Event(Event::Started(_) | Event::Console { .. }) | Happening::Accepted(..)) => {
-                }
+                Ok(
+                    Happening::Event(
+                        Event::Started(_) | Event::Console { .. } | Event::Paused | Event::Resumed,
+                    )
+                    | Happening::Accepted(..),
+                ) => {}
                 Err(error) => return Err(failed(error)),
             }
         }

@@ -54,11 +54,11 @@ impl Driver {
         (driver, queue)
     }
 
-    fn avail(&self) -> u64 {
+    pub(crate) fn avail(&self) -> u64 {
         self.base + 0x8000
     }
 
-    fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.base + 0xa000
     }
 

@@ -8,7 +8,7 @@ mod qmp;
 mod rendezvous;
 
 pub(crate) use argv::{Arguments, host_tsc_khz};
-pub(crate) use qmp::{Monitor, MonitorEvent, fuzz_monitor};
+pub(crate) use qmp::{Monitor, MonitorEvent, Wish, fuzz_monitor};
 pub(crate) use rendezvous::Rendezvous;
 
 use crate::protocol::NetworkConfig;

@@ -10,7 +10,7 @@ use super::emulator::EngineProcess;
 use super::engine::{Engine, Remains, Word};
 use super::serve::{Devices, endpoint};
 use super::{Cores, Descriptors, SetupError};
-use crate::engine::emulated::{self, Emulator, Monitor, MonitorEvent, Shape};
+use crate::engine::emulated::{self, Emulator, Monitor, MonitorEvent, Shape, Wish};
 use crate::jail::Jail;
 use crate::limits;
 use crate::poll::{Poller, Source, Token};
@@ -94,6 +94,16 @@ impl Engine for Emulated {
         None
     }
 
+    fn pause(&mut self) -> io::Result<Option<Word>> {
+        self.monitor.ask(Wish::Pause)?;
+        Ok(None)
+    }
+
+    fn resume(&mut self) -> io::Result<Option<Word>> {
+        self.monitor.ask(Wish::Resume)?;
+        Ok(None)
+    }
+
     fn hear(&mut self, endpoint: u16) -> io::Result<Option<Word>> {
         match endpoint {
             endpoint::MONITOR => Ok(match self.monitor.read() {
@@ -102,6 +112,8 @@ impl Engine for Emulated {
                     name: format!("emulated (QEMU {version})"),
                     pid: self.process.pid(),
                 }),
+                Ok(Some(MonitorEvent::Done(Wish::Pause))) => Some(Word::Paused),
+                Ok(Some(MonitorEvent::Done(Wish::Resume))) => Some(Word::Resumed),
                 Ok(Some(MonitorEvent::PoweredOff)) => Some(Word::PoweredOff),
                 Ok(Some(MonitorEvent::Reset)) => Some(Word::Reset),
                 Ok(Some(MonitorEvent::Ended)) | Err(_) => Some(Word::Gone),

@@ -14,6 +14,10 @@ pub(super) enum Word {
         /// Its process, 0 where it has none of its own.
         pid: u32,
     },
+    /// No vCPU runs the guest.
+    Paused,
+    /// The vCPUs go on.
+    Resumed,
     /// The guest switched itself off.
     PoweredOff,
     /// The guest's CPU was reset; the console tells what for.
@@ -42,6 +46,12 @@ pub(super) trait Engine {
 
     /// The jail is closed: the guest may run. `Some` where that needs no waiting.
     fn start(&mut self) -> Option<Word>;
+
+    /// Stops the vCPUs. `Some` where that needs no waiting, as [`Engine::resume`] does.
+    fn pause(&mut self) -> io::Result<Option<Word>>;
+
+    /// Lets the vCPUs go on.
+    fn resume(&mut self) -> io::Result<Option<Word>>;
 
     /// Something happened at `endpoint`, one of its own. To be called until it has nothing more to tell.
     fn hear(&mut self, endpoint: u16) -> io::Result<Option<Word>>;

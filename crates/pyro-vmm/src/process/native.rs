@@ -71,6 +71,18 @@ impl Engine for NativeEngine {
         Some(Word::Started { name: "kvm".to_owned(), pid: 0 })
     }
 
+    fn pause(&mut self) -> io::Result<Option<Word>> {
+        let Phase::Threads(vcpus) = &self.vcpus else { return Ok(None) };
+        vcpus.pause()?;
+        Ok(Some(Word::Paused))
+    }
+
+    fn resume(&mut self) -> io::Result<Option<Word>> {
+        let Phase::Threads(vcpus) = &self.vcpus else { return Ok(None) };
+        vcpus.resume();
+        Ok(Some(Word::Resumed))
+    }
+
     fn hear(&mut self, endpoint: u16) -> io::Result<Option<Word>> {
         let Phase::Threads(vcpus) = &self.vcpus else { return Ok(None) };
         if endpoint != endpoint::ENGINE {

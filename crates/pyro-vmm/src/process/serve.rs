@@ -190,6 +190,14 @@ impl Serving {
                 Ok(None)
             }
             Received::Asked(Asked::ReplaceDelta(new)) => self.replace_delta(new, control),
+            Received::Asked(Asked::Pause) => {
+                let word = self.engine.pause()?;
+                word.map_or(Ok(None), |word| self.heed(word, control))
+            }
+            Received::Asked(Asked::Resume) => {
+                let word = self.engine.resume()?;
+                word.map_or(Ok(None), |word| self.heed(word, control))
+            }
             Received::Nothing => Ok(None),
             Received::Closed => Ok(Some(End::HostGone)),
         }
@@ -217,6 +225,8 @@ impl Serving {
                 send_event(control.as_fd(), &Event::Started(started))?;
                 Ok(None)
             }
+            Word::Paused => send_event(control.as_fd(), &Event::Paused).map(|()| None),
+            Word::Resumed => send_event(control.as_fd(), &Event::Resumed).map(|()| None),
             Word::PoweredOff => Ok(Some(End::PoweredOff)),
             Word::Reset => Ok(Some(End::Reset)),
             Word::Gone => Ok(Some(End::EngineGone)),

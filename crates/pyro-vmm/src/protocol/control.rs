@@ -23,6 +23,10 @@ pub enum Asked {
     /// [`Request::ReplaceDelta`] with the new file; without one where this process cannot have more
     /// descriptors.
     ReplaceDelta(Option<File>),
+    /// [`Request::Pause`].
+    Pause,
+    /// [`Request::Resume`].
+    Resume,
 }
 
 /// What [`receive`] found.
@@ -77,7 +81,11 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Received> {
     match (request, fd) {
         (Request::ConsoleTail, None) => Ok(Received::Asked(Asked::ConsoleTail)),
         (Request::ReplaceDelta, fd) => Ok(Received::Asked(Asked::ReplaceDelta(fd.map(File::from)))),
-        (Request::ConsoleTail, Some(_)) => Err(io::Error::other("a request came with a descriptor")),
+        (Request::Pause, None) => Ok(Received::Asked(Asked::Pause)),
+        (Request::Resume, None) => Ok(Received::Asked(Asked::Resume)),
+        (Request::ConsoleTail | Request::Pause | Request::Resume, Some(_)) => {
+            Err(io::Error::other("a request came with a descriptor"))
+        }
     }
 }
 

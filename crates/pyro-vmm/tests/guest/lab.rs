@@ -64,7 +64,7 @@ impl Lab {
         let mut spec = self.spec(test);
         change(&mut spec);
         let machine = Machine::spawn(spec).unwrap();
-        Running { machine, started: None, ended: None, replaced: None }
+        Running { machine, started: None, ended: None, replaced: None, paused: false }
     }
 
     /// The same kernel and init under bare QEMU, without any of our devices, from its start to its end; `None` where
@@ -147,6 +147,7 @@ pub(crate) struct Running {
     started: Option<Started>,
     ended: Option<(ExitReason, Vec<u8>)>,
     replaced: Option<Result<(), String>>,
+    paused: bool,
 }
 
 impl Running {
@@ -241,7 +242,27 @@ impl Running {
             Some(Event::Started(started)) => self.started = Some(started),
             Some(Event::Exited { reason, console_tail }) => self.ended = Some((reason, console_tail)),
             Some(Event::DeltaReplaced { error }) => self.replaced = Some(error.map_or(Ok(()), Err)),
+            Some(Event::Paused) => self.paused = true,
+            Some(Event::Resumed) => self.paused = false,
             Some(Event::Console { .. }) | None => {}
+        }
+    }
+
+    /// Stops the vCPUs.
+    pub(crate) fn pause(&mut self) {
+        self.machine.pause().unwrap();
+        while !self.paused {
+            assert!(self.ended.is_none(), "{:?}", self.ended);
+            self.take_event();
+        }
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&mut self) {
+        self.machine.resume().unwrap();
+        while self.paused {
+            assert!(self.ended.is_none(), "{:?}", self.ended);
+            self.take_event();
         }
     }
 }

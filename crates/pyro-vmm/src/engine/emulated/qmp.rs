@@ -19,12 +19,33 @@ pub(crate) enum MonitorEvent {
         /// The emulator's version.
         version: String,
     },
+    /// It has done what it was asked for.
+    Done(Wish),
     /// The guest powered itself off.
     PoweredOff,
     /// The guest reset itself: a reboot, or a panic that ends in one.
     Reset,
     /// Something outside the guest ended the emulator.
     Ended,
+}
+
+/// What the monitor can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Stop the vCPUs.
+    Pause,
+    /// Let them go on.
+    Resume,
+}
+
+impl Wish {
+    /// The command, which is also what its answer is known by.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "stop",
+            Self::Resume => "cont",
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -85,6 +106,13 @@ impl Monitor {
         Ok(Self { stream, line: Vec::new(), version: String::new(), unread: VecDeque::new() })
     }
 
+    /// Asks for something; [`MonitorEvent::Done`] answers. Fails with `WouldBlock` when the emulator does not listen.
+    pub(crate) fn ask(&mut self, wish: Wish) -> io::Result<()> {
+        let command = wish.as_str();
+        // Shorter than what a socket takes at once.
+        self.stream.write_all(format!("{{\"execute\":\"{command}\",\"id\":\"{command}\"}}\n").as_bytes())
+    }
+
     /// Reads what is there; the first event that matters, if one came. Call again until there is none:
     /// more may have been read from the descriptor than was looked at.
     pub(crate) fn read(&mut self) -> io::Result<Option<MonitorEvent>> {
@@ -126,6 +154,11 @@ impl Monitor {
         }
         if message.answer.is_some() && message.id.is_none() {
             return Some(MonitorEvent::Ready { version: self.version.clone() });
+        }
+        if message.answer.is_some() {
+            let id = message.id.as_ref().and_then(|id| id.as_str());
+            let wish = [Wish::Pause, Wish::Resume].into_iter().find(|wish| Some(wish.as_str()) == id);
+            return wish.map(MonitorEvent::Done);
         }
         if message.event.as_deref() != Some("SHUTDOWN") {
             return None;
