@@ -29,10 +29,10 @@ const SIZES: u32 = 0x8000_0008;
 const AMD_CACHES: u32 = 0x8000_001D;
 const AMD_TOPOLOGY: u32 = 0x8000_001E;
 
-/// Leaves of what is hidden: secure enclaves, processor traces, tiles, last branches; of AMD nested machines,
-/// sampling, encrypted guests, counters, and a topology that would contradict ours.
-const HIDDEN: [u32; 10] =
-    [0x12, 0x14, 0x1C, 0x1D, 0x1E, 0x8000_000A, 0x8000_001B, 0x8000_001F, 0x8000_0022, 0x8000_0026];
+/// Leaves of what is hidden: secure enclaves, processor traces, last branches, tiles, newer counters; of AMD
+/// nested machines, sampling, encrypted guests, counters, and a topology that would contradict ours.
+const HIDDEN: [u32; 11] =
+    [0x12, 0x14, 0x1C, 0x1D, 0x1E, 0x23, 0x8000_000A, 0x8000_001B, 0x8000_001F, 0x8000_0022, 0x8000_0026];
 
 /// State components of leaf 0xD that no guest gets: traces, shadow stacks (their pointer is in no list of
 /// registers that KVM gives, so no snapshot could have it), last branches, and the tiles' (the host must be asked
@@ -219,7 +219,7 @@ fn adapt_extended_features(entry: &mut kvm_cpuid_entry2) {
                 | extended::TILES_INT8);
         }
         1 => {
-            entry.eax &= !extended::TILES_FP16;
+            entry.eax &= !(extended::TILES_FP16 | extended::NEWER_COUNTERS);
             entry.edx &= !(extended::TILES_COMPLEX | extended::SUPERVISOR_SHADOW_STACKS);
         }
         _ => {}
@@ -296,6 +296,7 @@ mod extended {
     pub(super) const TILES: u32 = 1 << 24;
     pub(super) const TILES_INT8: u32 = 1 << 25;
     pub(super) const TILES_FP16: u32 = 1 << 21;
+    pub(super) const NEWER_COUNTERS: u32 = 1 << 8;
     pub(super) const TILES_COMPLEX: u32 = 1 << 8;
     pub(super) const SUPERVISOR_SHADOW_STACKS: u32 = 1 << 18;
 }

@@ -21,7 +21,7 @@ fn intel() -> Vec<kvm_cpuid_entry2> {
         (4, 4, [0; 4]),
         (5, 0, [0x40, 0x40, 3, 0x2020]),
         (7, 0, [2, 0xF3BF_BFEF, 0xFBC1_7FEE, 0xFFDC_4430]),
-        (7, 1, [0x0040_1C30 | 1 << 21, 0, 0, 0x0004_4100]),
+        (7, 1, [0x0040_1D30 | 1 << 21, 0, 0, 0x0004_4100]),
         (7, 2, [0, 0, 0, 0x3F]),
         (0xA, 0, [0x0830_0805, 0, 0x7, 0x8604]),
         (0xB, 0, [1, 2, 0x100, 0x12]),
@@ -169,7 +169,7 @@ fn what_the_machine_does_not_have_is_hidden() {
     let [max, ebx, ecx, edx] = registers(&entries, 7, 0);
     assert_eq!((max, ebx & (1 << 2 | 1 << 25), ecx & (1 << 7 | 1 << 30)), (2, 0, 0));
     assert_eq!(edx & (1 << 15 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 24 | 1 << 25), 0);
-    assert_eq!(registers(&entries, 7, 1), [0x0040_1C30 & !(1 << 21), 0, 0, 0x4000]);
+    assert_eq!(registers(&entries, 7, 1), [0x0040_1C30, 0, 0, 0x4000]);
     assert!([0x12, 0x14, 0x1D, 0x1E].iter().all(|function| !has(&entries, *function)));
 
     let entries = configure(&amd(), 0, 2, true);

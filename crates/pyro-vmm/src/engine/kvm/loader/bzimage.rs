@@ -164,9 +164,10 @@ impl BzImage {
 fn page_tables() -> Vec<u64> {
     let entries = (PAGE_BYTES / 8) as usize;
     let mut tables = vec![0; 2 * entries];
-    tables[0] = layout::PAGE_TABLES_ADDRESS + PAGE_BYTES | PRESENT_WRITABLE;
-    tables[entries] = layout::PAGE_TABLES_ADDRESS + 2 * PAGE_BYTES | PRESENT_WRITABLE;
+    let table = |index: u64| (layout::PAGE_TABLES_ADDRESS + index * PAGE_BYTES) | PRESENT_WRITABLE;
+    tables[0] = table(1);
+    tables[entries] = table(2);
     let pages = IDENTITY_MAPPED_BYTES / LARGE_PAGE_BYTES;
-    tables.extend((0..pages).map(|page| page * LARGE_PAGE_BYTES | PRESENT_WRITABLE | LARGE_PAGE));
+    tables.extend((0..pages).map(|page| (page * LARGE_PAGE_BYTES) | PRESENT_WRITABLE | LARGE_PAGE));
     tables
 }
