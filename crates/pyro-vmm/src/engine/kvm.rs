@@ -17,12 +17,14 @@ mod vcpu;
 mod vm;
 
 pub(crate) use loader::fuzz_kernel;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, Msrs};
+use kvm_bindings::{CpuId, Msrs, kvm_cpuid_entry2};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes as _, GuestAddress};
 
@@ -57,6 +59,8 @@ pub(crate) enum NativeError {
     Write(#[from] vm_memory::GuestMemoryError),
     #[error("the processor has too many features to be told")]
     Cpuid,
+    #[error("KVM offers guests no clock")]
+    NoClock,
     #[error("the bus has no place for one more device")]
     TooManyDevices,
     #[error("{0}")]
@@ -66,6 +70,7 @@ pub(crate) enum NativeError {
 /// A machine that does not run yet.
 pub(crate) struct Native {
     vm: Vm,
+    supported: Vec<kvm_cpuid_entry2>,
     ram: GuestRam,
     entry: loader::Entry,
     vcpu_count: u8,
@@ -81,12 +86,16 @@ impl Native {
         let mut vm = Vm::new(kvm)?;
         let mut ram = GuestRam::new(u64::from(shape.mem_mib) << 20)?;
         ram.regions().try_for_each(|region| vm.add_ram(region))?;
-        let entry =
-            loader::load(shape.kernel, shape.initramfs, &kernel_command_line(shape.boot_args), &mut ram)?;
+        let supported = vm.supported_cpuid()?;
+        if !cpuid::has_clock(&supported) {
+            return Err(NativeError::NoClock);
+        }
+        let command_line = kernel_command_line(cpuid::has_invariant_tsc(&supported), shape.boot_args);
+        let entry = loader::load(shape.kernel, shape.initramfs, &command_line, &mut ram)?;
         let pages = RegisterPages::new(layout::MAX_DEVICES.into())?;
         vm.add_registers(&pages)?;
         let vcpu_count = shape.vcpu_count;
-        Ok(Self { vm, ram, entry, vcpu_count, pages, devices: Vec::new(), console })
+        Ok(Self { vm, supported, ram, entry, vcpu_count, pages, devices: Vec::new(), console })
     }
 
     /// Puts a device on the next place of the bus, and on the loop under the place's number.
@@ -119,8 +128,7 @@ impl Native {
 
     fn vcpu(&self, index: u8) -> Result<VcpuFd, NativeError> {
         let vcpu = self.vm.vcpu(index)?;
-        let supported = self.vm.supported_cpuid()?;
-        let features = cpuid::configure(&supported, index, self.vcpu_count, self.vm.has_tsc_deadline());
+        let features = cpuid::configure(&self.supported, index, self.vcpu_count, self.vm.has_tsc_deadline());
         let features = CpuId::from_entries(&features).map_err(|_| NativeError::Cpuid)?;
         vcpu.set_cpuid2(&features).map_err(failed("tell a vCPU its features"))?;
         let msrs = Msrs::from_entries(&registers::boot_msrs()).map_err(|_| NativeError::Cpuid)?;
@@ -138,7 +146,9 @@ impl Native {
     }
 }
 
-fn kernel_command_line(boot_args: &[String]) -> String {
-    let words = super::KERNEL_WORDS.iter().copied().chain(boot_args.iter().map(String::as_str));
+fn kernel_command_line(has_invariant_tsc: bool, boot_args: &[String]) -> String {
+    let clock = has_invariant_tsc.then_some(super::RELIABLE_TSC);
+    let given = boot_args.iter().map(String::as_str);
+    let words = super::KERNEL_WORDS.into_iter().chain(clock).chain(given);
     words.collect::<Vec<_>>().join(" ")
 }

@@ -1,6 +1,6 @@
 //! QEMU's command line and the guest kernel's, as data.
 
-use crate::engine::KERNEL_WORDS;
+use crate::engine::{KERNEL_WORDS, RELIABLE_TSC};
 use crate::protocol::NetworkConfig;
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -94,6 +94,7 @@ impl Arguments<'_> {
 
     fn kernel_command_line(&self) -> String {
         let mut words = KERNEL_WORDS.map(str::to_owned).to_vec();
+        words.push(RELIABLE_TSC.to_owned());
         // The emulator has no timer to calibrate against in time; a busy host would hang the boot.
         words.extend(self.tsc_khz.map(|khz| format!("tsc_early_khz={khz}")));
         words.extend_from_slice(self.boot_args);

@@ -25,6 +25,8 @@ const XSAVE: u32 = 0xD;
 const KVM_FEATURES: u32 = 0x4000_0001;
 const EXTENDED: u32 = 0x8000_0000;
 const AMD_FEATURES: u32 = 0x8000_0001;
+const POWER_MANAGEMENT: u32 = 0x8000_0007;
+const INVARIANT_TSC: u32 = 1 << 8;
 const SIZES: u32 = 0x8000_0008;
 const AMD_CACHES: u32 = 0x8000_001D;
 const AMD_TOPOLOGY: u32 = 0x8000_001E;
@@ -65,6 +67,17 @@ pub(crate) fn configure(
     }
     entries.truncate(MAX_ENTRIES);
     entries
+}
+
+/// Whether KVM keeps a clock in the guest's memory (`KVM_FEATURE_CLOCKSOURCE2`). A kernel that has no other would
+/// look for one for seconds.
+pub(crate) fn has_clock(supported: &[kvm_cpuid_entry2]) -> bool {
+    supported.iter().any(|entry| entry.function == KVM_FEATURES && entry.eax & kvm::CLOCK != 0)
+}
+
+/// Whether the time stamp counter runs at one rate, always.
+pub(crate) fn has_invariant_tsc(supported: &[kvm_cpuid_entry2]) -> bool {
+    supported.iter().any(|entry| entry.function == POWER_MANAGEMENT && entry.edx & INVARIANT_TSC != 0)
 }
 
 /// Whether an entry is passed on at all. Those of the topology are made anew.
@@ -309,6 +322,7 @@ mod xsave {
 
 /// Leaf 0x4000_0001, EAX.
 mod kvm {
+    pub(super) const CLOCK: u32 = 1 << 3;
     /// The page fault, its form towards nested machines, and the newer interrupt: a guest that hands out its
     /// waiting time needs memory that is registered with KVM, which a snapshot would have to know of.
     pub(super) const ASYNC_PAGE_FAULTS: u32 = 1 << 4 | 1 << 10 | 1 << 14;

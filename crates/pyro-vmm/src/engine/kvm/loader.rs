@@ -6,7 +6,7 @@ mod bzimage;
 mod elf;
 mod pvh;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs::File;
 use std::io;

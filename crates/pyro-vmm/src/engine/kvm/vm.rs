@@ -6,7 +6,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_cpuid_entry2,
+    kvm_enable_cap,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use rustix::event::{EventfdFlags, eventfd};
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_QUEUE_NOTIFY};
@@ -78,6 +81,12 @@ impl Vm {
             .map_err(failed("place the identity map"))?;
         fd.set_tss_address(layout::KVM_TSS_ADDRESS as usize).map_err(failed("place the task segment"))?;
         fd.create_irq_chip().map_err(failed("make the interrupt controllers"))?;
+        if kvm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into()) & KVM_PMU_CAP_DISABLE as i32 != 0 {
+            let args = [KVM_PMU_CAP_DISABLE.into(), 0, 0, 0];
+            let disable = kvm_enable_cap { cap: KVM_CAP_PMU_CAPABILITY, args, ..kvm_enable_cap::default() };
+            // Some processors have counters that no feature tells of, and so none can hide.
+            fd.enable_cap(&disable).map_err(failed("switch the performance counters off"))?;
+        }
         Ok(Self { kvm, fd, slots: 0 })
     }
 

@@ -15,7 +15,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 % 251 + 1) as u8).collect()
 }
 
-fn file(bytes: &[u8]) -> File {
+pub(in crate::engine::kvm) fn file(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     file
@@ -64,6 +64,14 @@ fn elf(segments: &[Segment], notes: &[u8], len: u64) -> Vec<u8> {
     bytes[..header.len()].copy_from_slice(&header);
     bytes[NOTES as usize..NOTES as usize + notes.len()].copy_from_slice(notes);
     bytes
+}
+
+/// A kernel that is `code`, entered at its beginning.
+pub(in crate::engine::kvm) fn kernel_of(code: &[u8]) -> Vec<u8> {
+    let mut kernel =
+        elf(&[segment(FIRST_BYTES, 16 * MIB, 0x1000, 0x1000)], &pvh_notes(16 * MIB), FIRST_BYTES + 0x1000);
+    kernel[FIRST_BYTES as usize..][..code.len()].copy_from_slice(code);
+    kernel
 }
 
 fn simple_elf() -> Vec<u8> {
