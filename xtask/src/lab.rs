@@ -13,15 +13,15 @@ mod tests;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
 use crate::{guest, output, root};
-pub(crate) use machine::Account;
-use machine::{Access, Clock, Job, Share, Size};
+use machine::{Access, Account, Clock, Job, Share, Size};
+pub(crate) use pack::Pack;
 use session::Ended;
 
 /// A KVM host made by software: a Debian under QEMU's emulator whose `/dev/kvm` works
@@ -76,6 +76,9 @@ struct RunArguments {
     /// repeatable
     #[arg(long, value_name = "PATH")]
     pack: Vec<PathBuf>,
+    /// A disk in which everything to be packed is already
+    #[arg(long, hide = true)]
+    packed: Option<PathBuf>,
     /// End it after this many seconds
     #[arg(long, value_name = "S")]
     timeout: Option<u64>,
@@ -114,6 +117,14 @@ const BASE_MEM_MIB: u64 = 2048;
 const CPU_MEM_MIB: u64 = 1024;
 
 impl SizeArguments {
+    /// The same as words.
+    fn words(&self) -> Vec<OsString> {
+        let smp = self.smp.map(|count| format!("--smp={count}"));
+        let memory = self.mem_mib.map(|mebibytes| format!("--mem-mib={mebibytes}"));
+        let clock = self.icount.then(|| "--icount".to_owned());
+        [smp, memory, clock].into_iter().flatten().map(OsString::from).collect()
+    }
+
     fn size(&self) -> Result<Size> {
         let here = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let clock = if self.icount { Clock::Instructions } else { Clock::Host };
@@ -126,6 +137,17 @@ impl SizeArguments {
         let mem_mib = self.mem_mib.unwrap_or(BASE_MEM_MIB + CPU_MEM_MIB * u64::from(cpu_count));
         Ok(Size { cpu_count, mem_mib, clock })
     }
+}
+
+/// The words that make this program run the rest of its command line in L1 as an ordinary user, with what `pack` holds.
+pub(crate) fn prefix(size: &SizeArguments, pack: &Pack) -> Result<Vec<OsString>> {
+    let mut words: Vec<OsString> = vec![std::env::current_exe().context("cannot find this program")?.into()];
+    words.extend(["lab", "run", "--ordinary"].map(OsString::from));
+    words.extend(size.words());
+    words.extend(["--packed".into(), pack.disk().into()]);
+    words.extend(pack.paths().iter().flat_map(|path| ["--pack".into(), path.into()]));
+    words.push("--".into());
+    Ok(words)
 }
 
 /// Runs the chosen command.
@@ -150,6 +172,7 @@ fn run_command(arguments: &RunArguments) -> Result<()> {
         size: arguments.size.size()?,
         writable: canonical(&arguments.share)?,
         packed: canonical(&arguments.pack)?,
+        disk: arguments.packed.clone(),
         account: if arguments.ordinary { Account::Ordinary } else { Account::Root },
         limit: arguments.timeout.map(Duration::from_secs),
         words: arguments.words.clone(),
@@ -167,6 +190,8 @@ struct Task {
     size: Size,
     writable: Vec<PathBuf>,
     packed: Vec<PathBuf>,
+    /// Where they are packed already.
+    disk: Option<PathBuf>,
     account: Account,
     limit: Option<Duration>,
     words: Vec<OsString>,
@@ -176,14 +201,18 @@ impl Task {
     fn run(self) -> Result<()> {
         let image = image::ensure(None, false)?;
         let tree = root::workspace();
-        let pack = pack::Pack::make(&self.packed)?;
-        let scratch = pack.as_ref().map_or_else(|| image.scratch_disk(), |pack| pack.disk().to_owned());
+        let pack = match self.disk {
+            None => Pack::make(&self.packed)?,
+            Some(_) => None,
+        };
+        let made = pack.as_ref().map(|pack| pack.disk().to_owned());
+        let scratch = self.disk.or(made).unwrap_or_else(|| image.scratch_disk());
         let read = Share { directory: tree.clone(), access: Access::Read };
         let write = self.writable.into_iter().map(|directory| Share { directory, access: Access::Write });
         let job = Job {
             shares: [read].into_iter().chain(write).collect(),
             packed: self.packed,
-            directory: tree,
+            directory: start_directory(&tree)?,
             account: self.account,
             words: self.words,
         };
@@ -198,6 +227,12 @@ impl Task {
     }
 }
 
+/// Where the command begins: here, if that is in the tree.
+fn start_directory(tree: &Path) -> Result<PathBuf> {
+    let here = std::env::current_dir().context("the directory that this was started in is gone")?;
+    Ok(if here.starts_with(tree) { here } else { tree.to_owned() })
+}
+
 /// Boots the guest kernel with Firecracker once for its files' sake and once for the time.
 fn boot_peer(size: &SizeArguments) -> Result<()> {
     let firecracker = peer::ensure()?;
@@ -206,6 +241,7 @@ fn boot_peer(size: &SizeArguments) -> Result<()> {
         size: size.size()?,
         writable: Vec::new(),
         packed: vec![firecracker.clone(), bundle.clone()],
+        disk: None,
         account: Account::Ordinary,
         limit: None,
         words: peer::boot_words(&firecracker, &bundle),

@@ -55,8 +55,19 @@ const LEFT_OUT: &[&str] = &[
     "path-exclude=/lib/modules/*/kernel/drivers/staging/*",
     "path-exclude=/lib/modules/*/kernel/drivers/usb/*",
 ];
-/// Needed before the root is there; what they depend on comes along.
-const MODULES: &[&str] = &["virtio_pci", "virtio_mmio", "virtio_blk", "ext4", "overlay"];
+/// Loaded from the initrd, in this order; what they depend on comes along.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "9pnet_virtio",
+    "9p",
+    "crc32c_generic",
+    "ext4",
+    "overlay",
+    "kvm-amd",
+    "tun",
+];
 /// More than any run writes; the file is sparse.
 const SCRATCH_SIZE: &str = "32G";
 
@@ -202,10 +213,25 @@ impl BootFiles {
         let modules = order.iter().map(|path| {
             let (_, bytes) = take(&|found| found.strip_prefix(&directory) == Some(path))
                 .with_context(|| format!("the tree has no {path}"))?;
-            Ok((file_name(path).to_owned(), bytes))
+            Ok((file_name(path).to_owned(), unsigned(&bytes).to_owned()))
         });
         Ok(Self { kernel, busybox, modules: modules.collect::<Result<_>>()? })
     }
+}
+
+/// A module without its signature (Linux, Documentation/admin-guide/module-signing.rst): to check it, an emulated processor
+/// takes as long as for the rest of loading.
+pub(super) fn unsigned(module: &[u8]) -> &[u8] {
+    const MAGIC: &[u8] = b"~Module signature appended~\n";
+    /// `struct module_signature`; its last four bytes are the signature's length.
+    const RECORD_BYTES: usize = 12;
+    let inside = || {
+        let signed = module.strip_suffix(MAGIC)?;
+        let (signed, record) = signed.split_at(signed.len().checked_sub(RECORD_BYTES)?);
+        let len = u32::from_be_bytes(record[RECORD_BYTES - 4..].try_into().ok()?);
+        signed.get(..signed.len().checked_sub(usize::try_from(len).ok()?)?)
+    };
+    inside().unwrap_or(module)
 }
 
 fn file_name(path: &str) -> &str {

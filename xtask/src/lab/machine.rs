@@ -159,15 +159,16 @@ impl Job {
         let words: Vec<String> = self.words.iter().map(|word| quoted(word)).collect::<Result<_>>()?;
         ensure!(!words.is_empty(), "there is no command");
         let _ = writeln!(text, "cd {}", quoted(self.directory.as_os_str())?);
-        let before = match self.account {
-            Account::Root => "",
-            Account::Ordinary => {
-                "export HOME=/home/pyro USER=pyro\n\
-                 exec setpriv --reuid=pyro --regid=pyro --init-groups --inh-caps=-all "
-            }
-        };
-        let run = if before.is_empty() { "exec " } else { before };
-        let _ = writeln!(text, "{run}{}", words.join(" "));
+        match self.account {
+            Account::Root => text.push_str("exec "),
+            Account::Ordinary => text.push_str(
+                "chown -R pyro:pyro /scratch/pack 2>/dev/null || :\n\
+                 export HOME=/home/pyro USER=pyro\n\
+                 exec setpriv --reuid=pyro --regid=pyro --init-groups --inh-caps=-all ",
+            ),
+        }
+        text.push_str(&words.join(" "));
+        text.push('\n');
         Ok(text)
     }
 }

@@ -12,6 +12,7 @@ use crate::{root, steps};
 /// A disk with copies of files, gone when dropped.
 pub(crate) struct Pack {
     disk: PathBuf,
+    paths: Vec<PathBuf>,
     /// Where the disk is, until the end.
     _directory: TempDir,
 }
@@ -33,7 +34,12 @@ impl Pack {
         let disk = directory.path().join("disk.ext4");
         make_disk(&disk, Some(&tree))?;
         std::fs::remove_dir_all(&tree).context("cannot remove what is packed")?;
-        Ok(Some(Self { disk, _directory: directory }))
+        Ok(Some(Self { disk, paths: paths.to_owned(), _directory: directory }))
+    }
+
+    /// What it has copies of, in the order of their numbers.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     pub(crate) fn disk(&self) -> &Path {
