@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use crate::counts::Counts;
-use crate::suite::{self, Ring, Settings};
+use crate::suite::{self, BINARY_TIME, Ring, Settings};
 use crate::{output, steps, tidy};
 
 /// Format, lints, documentation, tidy, and the tests that need no guest
@@ -51,7 +51,7 @@ fn dependencies() -> Result<()> {
 }
 
 fn run_tests() -> Result<Counts> {
-    let settings = Settings { filters: &[], variables: BTreeMap::new(), prefix: Vec::new() };
+    let settings = Settings { filters: &[], variables: BTreeMap::new(), prefix: Vec::new(), limit: BINARY_TIME };
     let mut sum = Counts::default();
     for binary in suite::build()?.iter().filter(|binary| binary.ring < Ring::Guest) {
         sum += suite::run(binary, &settings)?;

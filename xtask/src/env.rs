@@ -1,10 +1,10 @@
 //! `cargo xtask env build NAME`: the curated environments, from Debian packages.
 
-mod archive;
+pub(crate) mod archive;
 mod artifact;
 mod install;
 mod recipe;
-mod tree;
+pub(crate) mod tree;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -115,7 +115,7 @@ fn build_tree(recipe: &Recipe, mirror: Option<&str>, force: bool) -> Result<Path
     }
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let started = Instant::now();
-    tree::build(recipe, &sources.lines, &tar, &directory.join("packages.txt"))?;
+    tree::build(recipe.contents(), &sources.lines, &tar, &directory.join("packages.txt"))?;
     std::fs::write(&key_file, key).with_context(|| format!("cannot write {}", key_file.display()))?;
     output::note(&format!("{} made in {}", recipe.name, output::seconds(started.elapsed())));
     Ok(tar)
@@ -127,7 +127,7 @@ fn verify(recipe: &Recipe, mirror: Option<&str>, kernel: &Path, first: &str) -> 
     std::fs::create_dir_all(&elsewhere).with_context(|| format!("cannot make {}", elsewhere.display()))?;
     let tar = elsewhere.join("rootfs.tar");
     let sources = archive::sources(recipe.suite, mirror)?;
-    tree::build(recipe, &sources.lines, &tar, &elsewhere.join("packages.txt"))?;
+    tree::build(recipe.contents(), &sources.lines, &tar, &elsewhere.join("packages.txt"))?;
     let origin = Origin::new(recipe, kernel)?;
     let second = artifact::write(recipe, &origin, &tar, kernel, &elsewhere.join("layout"))?;
     ensure!(

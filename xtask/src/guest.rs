@@ -3,7 +3,7 @@
 //! Both are kept in the user's cache under keys made of their inputs, so that nothing is built twice and a
 //! change of the agent leaves the kernel alone. `target/guest` points to the bundle of this tree.
 
-mod cpio;
+pub(crate) mod cpio;
 mod kernel;
 #[cfg(test)]
 mod tests;
@@ -172,7 +172,7 @@ pub(crate) fn initramfs(agent: &[u8]) -> Vec<u8> {
 }
 
 /// Fills a directory aside and renames it into place, so that a bundle is whole or absent.
-fn publish(cache: &Path, directory: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn publish(cache: &Path, directory: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let aside = cache.join(format!("aside-{}", std::process::id()));
     remove(&aside)?;
     fs::create_dir_all(&aside)?;
@@ -203,7 +203,7 @@ fn link(bundle: &Bundle, link: &Path) -> Result<()> {
 }
 
 /// A short name for a set of inputs.
-fn key(inputs: &[&str]) -> String {
+pub(crate) fn key(inputs: &[&str]) -> String {
     let mut hash = Sha256::new();
     for input in inputs {
         hash.update((input.len() as u64).to_le_bytes());
@@ -214,7 +214,7 @@ fn key(inputs: &[&str]) -> String {
     key
 }
 
-fn file_sha256(path: &Path) -> Result<String> {
+pub(crate) fn file_sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     std::io::copy(&mut file, &mut hash).with_context(|| format!("cannot read {}", path.display()))?;

@@ -13,6 +13,7 @@ mod dist_check;
 mod env;
 mod fuzz;
 mod guest;
+mod lab;
 mod output;
 mod programs;
 mod root;
@@ -48,6 +49,7 @@ enum Command {
     Env(env::Arguments),
     Fuzz(fuzz::Arguments),
     Guest(guest::Arguments),
+    Lab(lab::Arguments),
     Setup(setup::Arguments),
     Smoke(smoke::Arguments),
     Test(test::Arguments),
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Env(arguments) => env::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Guest(arguments) => guest::run(&arguments),
+        Command::Lab(arguments) => lab::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Smoke(arguments) => smoke::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
@@ -73,6 +76,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(lab::CommandFailed(status)) = error.downcast_ref() {
+                return ExitCode::from(*status);
+            }
             if !error.is::<counts::TestsFailed>() {
                 output::error(&error);
             }

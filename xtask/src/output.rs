@@ -1,6 +1,7 @@
 //! Everything `cargo xtask` says. The only module that prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::io::Write as _;
 use std::time::Duration;
 
 /// A heading before a step: what is about to run.
@@ -26,6 +27,17 @@ pub(crate) fn note(text: &str) {
 /// A result line, for people and programs that read standard output.
 pub(crate) fn line(text: &str) {
     println!("{text}");
+}
+
+/// Bytes that a program elsewhere wrote to its standard output. Where nobody reads ours, they are lost.
+pub(crate) fn stdout(bytes: &[u8]) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+}
+
+/// Bytes that a program elsewhere wrote to its standard error.
+pub(crate) fn stderr(bytes: &[u8]) {
+    let _ = std::io::stderr().write_all(bytes);
 }
 
 /// The error that ends a command, with its chain of causes.

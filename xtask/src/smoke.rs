@@ -1,8 +1,10 @@
 //! `cargo xtask smoke`: the guest suite alone, or one story of it.
 
+mod kvm;
+
 use anyhow::Result;
 
-use crate::test;
+use crate::{lab, test};
 
 /// The tests that boot real guests, and nothing else
 #[derive(clap::Args)]
@@ -10,8 +12,22 @@ use crate::test;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     scenario: Option<Scenario>,
+    /// What runs the guests' processors: `kvm` is this host's where that works, else the lab's
+    #[arg(long, value_enum, default_value_t = Engine::Emulated)]
+    engine: Engine,
+    #[command(flatten)]
+    size: lab::SizeArguments,
+    /// In the lab: how many minutes a binary of tests may run
+    #[arg(long, value_name = "MINUTES", default_value_t = 120)]
+    limit: u64,
     /// Only tests whose names contain one of these
     filters: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Engine {
+    Emulated,
+    Kvm,
 }
 
 /// What a user does from beginning to end, with the built pyro and real guests. Each prints a line a step and ends with
@@ -51,9 +67,10 @@ impl UseCase {
     }
 }
 
-/// Without a scenario the same as `cargo xtask test --ring 3`.
+/// Without a scenario and on the emulated engine the same as `cargo xtask test --ring 3`.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.scenario {
+        None if arguments.engine == Engine::Kvm => kvm::run(arguments),
         None => test::run(&test::Arguments::guests(&arguments.filters)),
         Some(Scenario::PublishedPorts) => test::run_guest_test("guest_ports", &[]),
         Some(Scenario::UseCases { names }) if names.is_empty() => {
@@ -88,5 +105,8 @@ mod tests {
         let filtered = parse(&["ports", "network"]);
         assert!(filtered.scenario.is_none());
         assert_eq!(filtered.filters, ["ports", "network"]);
+        assert_eq!(filtered.engine, Engine::Emulated);
+        let native = parse(&["--engine", "kvm", "--smp", "2", "boots"]);
+        assert_eq!((native.engine, native.filters), (Engine::Kvm, vec!["boots".to_owned()]));
     }
 }

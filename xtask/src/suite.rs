@@ -16,7 +16,9 @@ use crate::counts::{Counts, Reader};
 use crate::{output, steps};
 
 /// How long one test binary may run. The guest suite boots tens of emulated machines of some seconds each.
-const BINARY_TIME: Times = Times { run: Duration::from_secs(20 * 60), linger: Duration::from_secs(10) };
+pub(crate) const BINARY_TIME: Duration = Duration::from_secs(20 * 60);
+/// How long a process that a binary has left may hold its output open.
+const LINGER: Duration = Duration::from_secs(10);
 /// Between two looks at whether a silent binary has ended.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -76,6 +78,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) variables: BTreeMap<String, OsString>,
     /// Words put before the executable, such as a program that changes the user.
     pub(crate) prefix: Vec<OsString>,
+    /// How long a binary may run.
+    pub(crate) limit: Duration,
 }
 
 /// Builds every test of the workspace, in one go, and says where its binaries are.
@@ -93,6 +97,16 @@ pub(crate) fn build_guest_test(name: &str) -> Result<TestBinary> {
     let mut cargo = steps::cargo(&[&words[..], &["--message-format=json-render-diagnostics"]].concat());
     output::step(&format!("build the tests: cargo {}", words.join(" ")));
     built(&mut cargo)?.pop().with_context(|| format!("cargo built no {name}"))
+}
+
+/// Builds the guest suite alone, with the programs that guests need.
+pub(crate) fn build_guest_tests() -> Result<Vec<TestBinary>> {
+    let packages = ["-p", "pyro-agent", "-p", "pyro-cli", "-p", "pyro-vmm"];
+    steps::run("programs", &mut steps::cargo(&["build", "-p", "pyro-cli", "-p", "pyro-vmm"]))?;
+    let words = [&["test"], &packages[..], &["--test", "guest*", "--no-run"]].concat();
+    let mut cargo = steps::cargo(&[&words[..], &["--message-format=json-render-diagnostics"]].concat());
+    output::step(&format!("build the tests: cargo {}", words.join(" ")));
+    built(&mut cargo)
 }
 
 fn built(cargo: &mut Command) -> Result<Vec<TestBinary>> {
@@ -163,13 +177,13 @@ pub(crate) fn run(binary: &TestBinary, settings: &Settings<'_>) -> Result<Counts
         .envs(&settings.variables)
         .env("CARGO_MANIFEST_DIR", &binary.directory)
         .current_dir(&binary.directory);
-    counted(&binary.name, &mut command, Reader::default(), BINARY_TIME)
+    counted(&binary.name, &mut command, Reader::default(), Times { run: settings.limit, linger: LINGER })
 }
 
 /// Runs the examples in the documentation, which only cargo can do.
 pub(crate) fn run_doc_tests() -> Result<Counts> {
     let mut cargo = steps::cargo(&["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"]);
-    counted("documentation examples", &mut cargo, Reader::of_many(), BINARY_TIME)
+    counted("documentation examples", &mut cargo, Reader::of_many(), Times { run: BINARY_TIME, linger: LINGER })
 }
 
 /// Why a binary's output is not read any more.

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::counts::Counts;
-use crate::suite::{self, Ring, Settings, TestBinary};
+use crate::suite::{self, BINARY_TIME, Ring, Settings, TestBinary};
 use crate::user::OrdinaryUser;
 use crate::{clients, env, guest, root, setup, steps};
 
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let bulk = ("PYRO_TEST_BULK_MIB".to_owned(), OsString::from(BULK_MIB));
     let own_variables =
         variables.iter().map(|(key, value)| (key.clone(), value.clone())).chain([bulk]).collect();
-    let own = Settings { filters: &arguments.filters, variables: own_variables, prefix: Vec::new() };
+    let own = Settings { filters: &arguments.filters, variables: own_variables, prefix: Vec::new(), limit: BINARY_TIME };
     let mut sum = Counts::default();
     for binary in &binaries {
         sum += suite::run(binary, &own)?;
@@ -93,7 +93,7 @@ pub(crate) fn run_guest_test(name: &str, filters: &[String]) -> Result<()> {
     if name == CLIENTS {
         variables.extend(client_variables());
     }
-    let settings = Settings { filters, variables, prefix: Vec::new() };
+    let settings = Settings { filters, variables, prefix: Vec::new(), limit: BINARY_TIME };
     Ok(suite::run(&binary, &settings)?.conclude()?)
 }
 
@@ -107,15 +107,16 @@ fn client_variables() -> Vec<(String, OsString)> {
 }
 
 /// What the guest suite boots.
-struct Needs {
-    bundle: PathBuf,
-    cache: PathBuf,
+pub(crate) struct Needs {
+    pub(crate) bundle: PathBuf,
+    pub(crate) cache: PathBuf,
     /// An init that exercises devices without the agent, for the tests of pyro-vmm.
-    init: PathBuf,
+    pub(crate) init: PathBuf,
 }
 
 impl Needs {
-    fn prepare() -> Result<Self> {
+    /// Builds what is absent.
+    pub(crate) fn prepare() -> Result<Self> {
         let bundle = guest::build(&guest::Arguments::default())?.directory;
         let cache = env::ensure("debian:12")?;
         let init = root::target().join("debug/guest-test-init");
@@ -127,7 +128,8 @@ impl Needs {
         Ok(Self { bundle, cache, init })
     }
 
-    fn variables(&self) -> [(String, OsString); 3] {
+    /// Where the tests find it.
+    pub(crate) fn variables(&self) -> [(String, OsString); 3] {
         [
             ("PYRO_RUNTIME_BUNDLE_DIR".to_owned(), self.bundle.clone().into()),
             ("PYRO_ENVIRONMENT_CACHE_DIR".to_owned(), self.cache.clone().into()),

@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 use crate::{setup, steps};
 
 /// Lines for `sources.list`, and what tells one day's archive from another's.
-pub(super) struct Sources {
-    pub(super) lines: String,
+pub(crate) struct Sources {
+    pub(crate) lines: String,
     pub(super) package_lists: String,
 }
 
@@ -18,7 +18,7 @@ pub(super) struct Sources {
 const FORMAT: &str = "$(ORIGIN)\t$(CODENAME)\t$(COMPONENT)\t$(SITE)\t$(FILENAME)";
 
 /// The archives of `suite` with its updates and security fixes.
-pub(super) fn sources(suite: &str, mirror: Option<&str>) -> Result<Sources> {
+pub(crate) fn sources(suite: &str, mirror: Option<&str>) -> Result<Sources> {
     if let Some(mirror) = mirror {
         // The mirror's lists are not apt's here, so nothing tells whether they changed: build by the recipe alone.
         return Ok(Sources { lines: format!("deb {mirror} {suite} main\n"), package_lists: String::new() });

@@ -6,6 +6,7 @@ use pyro_oci::catalog::{self, CatalogEntry};
 use sha2::{Digest as _, Sha256};
 
 use super::archive::Sources;
+use super::tree::Contents;
 
 /// The time of every file in an environment, and the clock of its maintainer scripts: 2025-01-01.
 pub(super) const EPOCH: &str = "1735689600";
@@ -72,6 +73,11 @@ impl Recipe {
     /// What pyro itself knows of the environment.
     pub(super) fn catalog_entry(&self) -> Result<&'static CatalogEntry> {
         catalog::find(self.name).with_context(|| format!("the catalog has no {}", self.name))
+    }
+
+    /// What its root file system is made of.
+    pub(super) fn contents(&self) -> Contents<'_> {
+        Contents { name: self.name, suite: self.suite, packages: self.packages, dpkg_options: &[] }
     }
 
     /// Changes when the recipe or the steps do.

@@ -7,8 +7,21 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use super::recipe::{EPOCH, EXCLUDED, Recipe};
+use super::recipe::{EPOCH, EXCLUDED};
 use crate::output;
+
+/// What a root file system is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contents<'a> {
+    /// What people call it.
+    pub(crate) name: &'a str,
+    /// The suite of the Debian archive.
+    pub(crate) suite: &'a str,
+    /// Packages beside Debian's minimal base; what they depend on comes along.
+    pub(crate) packages: &'a [&'a str],
+    /// Options of dpkg beside those that every tree gets, such as paths to leave out.
+    pub(crate) dpkg_options: &'a [&'a str],
+}
 
 /// Shell text run with the new tree as `$1`, after all packages are in.
 ///
@@ -20,15 +33,16 @@ const FINISH: &[&str] = &[
     r#"rm -rf "$1"/var/log/*.log "$1"/var/log/apt/* "$1"/var/cache/ldconfig/aux-cache"#,
 ];
 
-/// Builds `recipe` from the archives in `sources` into `tar`, and lists its packages in `packages`.
+/// Builds `contents` from the archives in `sources` into `tar`, and lists its packages in `packages`.
 ///
 /// The same packages give the same bytes: every time is [`EPOCH`], entries are sorted, nothing of this
 /// machine is copied.
-pub(super) fn build(recipe: &Recipe, sources: &str, tar: &Path, packages: &Path) -> Result<()> {
-    output::step(&format!("{}: mmdebstrap {} with {}", recipe.name, recipe.suite, recipe.packages.join(" ")));
+pub(crate) fn build(contents: Contents<'_>, sources: &str, tar: &Path, packages: &Path) -> Result<()> {
+    let Contents { name, suite, packages: wanted, .. } = contents;
+    output::step(&format!("{name}: mmdebstrap {suite} with {}", wanted.join(" ")));
     let started = Instant::now();
     let unfinished = tar.with_extension("tar.partial");
-    let mut mmdebstrap = command(recipe, &unfinished, packages);
+    let mut mmdebstrap = command(contents, &unfinished, packages);
     let mut child = mmdebstrap
         .stdin(Stdio::piped())
         .spawn()
@@ -36,24 +50,26 @@ pub(super) fn build(recipe: &Recipe, sources: &str, tar: &Path, packages: &Path)
     // mmdebstrap reads its sources to the end before it starts anything, so this cannot block.
     let written = child.stdin.take().context("mmdebstrap's input was piped")?.write_all(sources.as_bytes());
     let status = child.wait().context("cannot wait for mmdebstrap")?;
-    output::done(recipe.name, started.elapsed());
+    output::done(name, started.elapsed());
     if !status.success() {
         std::fs::remove_file(&unfinished).ok();
-        bail!("{}: mmdebstrap failed ({status})", recipe.name);
+        bail!("{name}: mmdebstrap failed ({status})");
     }
     written.context("cannot hand the sources to mmdebstrap")?;
     std::fs::rename(&unfinished, tar).with_context(|| format!("cannot write {}", tar.display()))
 }
 
-fn command(recipe: &Recipe, tar: &Path, packages: &Path) -> Command {
+fn command(contents: Contents<'_>, tar: &Path, packages: &Path) -> Command {
     let mut command = Command::new("mmdebstrap");
     command
         .env("SOURCE_DATE_EPOCH", EPOCH)
         .env("PYRO_PACKAGES", packages)
+        // Kernels among the packages get no initrd of Debian's: nobody here boots one.
+        .env("INITRD", "No")
         .args(["--mode=auto", "--variant=minbase", "--format=tar", "--architectures=amd64"])
-        .arg(format!("--include={}", recipe.packages.join(",")));
-    for path in EXCLUDED {
-        command.arg(format!("--dpkgopt={path}"));
+        .arg(format!("--include={}", contents.packages.join(",")));
+    for option in EXCLUDED.iter().chain(contents.dpkg_options) {
+        command.arg(format!("--dpkgopt={option}"));
     }
     for text in FINISH {
         command.arg(format!("--customize-hook={text}"));
@@ -63,7 +79,7 @@ fn command(recipe: &Recipe, tar: &Path, packages: &Path) -> Command {
             "--customize-hook={}",
             r#"chroot "$1" dpkg-query --show --showformat='${Package}=${Version}\n' > "$PYRO_PACKAGES""#
         ))
-        .arg(recipe.suite)
+        .arg(contents.suite)
         .arg(tar)
         .arg("-");
     command

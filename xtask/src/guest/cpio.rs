@@ -2,7 +2,7 @@
 
 /// An archive in the making.
 #[derive(Debug, Default)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     member_count: u32,
 }
@@ -12,20 +12,20 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 const FILE: u32 = 0o100_000;
 
 impl Archive {
-    pub(super) fn directory(&mut self, path: &str, mode: u32) {
+    pub(crate) fn directory(&mut self, path: &str, mode: u32) {
         self.member(path, DIRECTORY | mode, (0, 0), &[]);
     }
 
-    pub(super) fn character_device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
+    pub(crate) fn character_device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
         self.member(path, CHARACTER_DEVICE | mode, (major, minor), &[]);
     }
 
-    pub(super) fn file(&mut self, path: &str, mode: u32, contents: &[u8]) {
+    pub(crate) fn file(&mut self, path: &str, mode: u32, contents: &[u8]) {
         self.member(path, FILE | mode, (0, 0), contents);
     }
 
     /// The whole archive.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.member("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }
