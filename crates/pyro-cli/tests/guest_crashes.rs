@@ -503,8 +503,9 @@ fn acknowledged_writes_survive_any_kill() {
     let host = Host::new();
     host.create(&["--name", "w"]);
     let mut acknowledged: Vec<(String, u64)> = Vec::new();
-    let rounds = [("supervise-machine", 40), ("pyro-vmm", 75), ("qemu", 23), ("supervise-machine", 110)];
-    for (round, (victim, count)) in rounds.into_iter().enumerate() {
+    let engines = support::engine_programs().iter().map(|program| (*program, 23));
+    let rounds = [("supervise-machine", 40), ("pyro-vmm", 75), ("supervise-machine", 110)];
+    for (round, (victim, count)) in rounds.into_iter().chain(engines).enumerate() {
         let directory = format!("round-{round}");
         let told = write_until_killed(&host, &directory, victim, count);
         assert!(told >= count, "{victim}: {told}");

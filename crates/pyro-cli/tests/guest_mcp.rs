@@ -156,7 +156,7 @@ fn a_client_that_vanishes_leaves_no_machine_behind() {
     let params = json!({ "name": "workspace_create", "arguments": { "mem_mib": 256 } });
     client.begin("tools/call", &params);
     let server = client.child.id();
-    wait_until("a second machine", || count_descendants(server, "qemu-system-x86") == 2);
+    wait_until("a second machine", || count_descendants(server, "pyro-vmm") == 2);
     let below: BTreeSet<_> = descendants(server);
     let mut child = client.vanish();
     assert_eq!(child.wait().unwrap().code(), Some(0));
