@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Under emulation on a busy machine a boot may take many times its usual second.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at what can only be looked at.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// Size of the test disk: 64 MiB, its first block marked.
 pub(crate) const DISK_BYTES: u64 = 64 << 20;
 /// The first bytes of the test disk.
@@ -268,6 +270,29 @@ pub(crate) fn ends(pid: u32) -> bool {
 pub(crate) fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Shared memory that `pid` has touched, which is the guest's where `pid` is its engine; `RssShmem` of proc(5).
+pub(crate) fn shared_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() << 10
+}
+
+/// `MemTotal` of proc(5) `meminfo`, in MiB.
+pub(crate) fn host_mib() -> u32 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u32>().unwrap() >> 10
+}
+
+/// Waits until something that no descriptor tells of is so; fails the test when that takes too long.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
 }
 
 /// What the descriptors of `pid` stand for.
