@@ -23,9 +23,7 @@ pub use private::PrivateMemory;
 const VIRTIO_BALLOON_F_PAGE_POISON: u32 = 4;
 const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
 
-const INFLATE: u16 = 0;
-const DEFLATE: u16 = 1;
-/// The queues of features that are not offered are not counted.
+/// Queues 0 and 1 inflate and deflate. Drivers do not count the queues of features that are not offered.
 const REPORTING: u16 = 2;
 /// Linux reports up to 32 ranges at once, without indirect descriptors, and asks for a queue that holds them.
 const QUEUE_SIZE: u16 = 32;
@@ -127,10 +125,9 @@ impl<R: Reclaim> Device for Balloon<R> {
     ) -> Result<Outcome, DeviceError> {
         let queue = queues.get_mut(usize::from(index)).ok_or(DeviceError::NoSuchQueue(index))?;
         drain(index, queue, mem, BUDGET, |chain| {
-            match index {
-                REPORTING => self.report(chain),
-                // Pages given to a balloon, or taken out of it: there is none.
-                INFLATE | DEFLATE | _ => {}
+            // The other queues' pages are given to a balloon, or taken out of it: there is none.
+            if index == REPORTING {
+                self.report(chain);
             }
             Served::Used(0)
         })

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use vm_memory::bitmap::{Bitmap, BitmapSlice as _};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{MmapRegion, VolatileMemory as _};
 
 /// Frees the pages of a part of `mapping`, which is private and anonymous: it reads as zeroes from here on.
