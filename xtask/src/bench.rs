@@ -2,6 +2,7 @@
 
 mod bare_boot;
 mod clock;
+mod idle;
 mod network;
 mod published_ports;
 mod services;
@@ -50,6 +51,8 @@ enum Part {
     Services,
     /// Published ports beside connections without a guest: both ways, and the time of a request
     PublishedPorts,
+    /// A running machine in which nothing happens: memory and processor time; as root
+    IdleMemory,
     /// The network stack beside pasta; as root
     Network,
 }
@@ -115,11 +118,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => published_ports::measure(&pyro, &place, &mut table),
         false => Ok(()),
     };
+    let idle = match arguments.wants(Part::IdleMemory) {
+        true => idle::measure(&pyro, &place, &mut table),
+        false => Ok(()),
+    };
     for line in table.lines() {
         output::line(&line);
     }
     let rest = shells.context("shells").and(services.context("services"));
-    let rest = rest.and(ports.context("published ports"));
+    let rest = rest.and(ports.context("published ports")).and(idle.context("idle machine"));
     workspaces.context("workspaces").and(large.context("large tree")).and(rest)
 }
 

@@ -181,7 +181,8 @@ fn run_command(arguments: &RunArguments) -> Result<()> {
 }
 
 fn canonical(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let path = |path: &PathBuf| path.canonicalize().with_context(|| format!("cannot find {}", path.display()));
+    let path =
+        |path: &PathBuf| path.canonicalize().with_context(|| format!("cannot find {}", path.display()));
     paths.iter().map(path).collect()
 }
 

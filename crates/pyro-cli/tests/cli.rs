@@ -21,11 +21,24 @@ fn version_is_one_line() {
     assert_eq!((ran.code, ran.stdout), (Some(0), format!("pyro {}\n", env!("CARGO_PKG_VERSION"))));
 }
 
+/// `MemTotal` of proc(5) `meminfo`, in MiB.
+fn host_mib() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() >> 10
+}
+
 #[test]
 fn numbers_out_of_range_are_refused_with_their_bounds() {
+    let host_mib = host_mib();
+    let (least, too_much) = (
+        format!("[error] mem_mib must be between 256 and {host_mib}, not 255"),
+        format!("[error] mem_mib {} is more than this host has ({host_mib} MiB)", host_mib + 1),
+    );
     for (flag, value, text) in [
-        ("--vcpu-count", "9", "[error] vcpu_count must be between 1 and 8, not 9"),
-        ("--mem-mib", "255", "[error] mem_mib must be between 256 and 32768, not 255"),
+        ("--vcpu-count", "33", "[error] vcpu_count must be between 1 and 32, not 33"),
+        ("--mem-mib", "255", &least),
+        ("--mem-mib", &(host_mib + 1).to_string(), &too_much),
         ("--ttl-seconds", "59", "[error] ttl_seconds must be between 60 and 3600, not 59"),
         ("--timeout-seconds", "0", "[error] timeout_seconds must be between 1 and 86400, not 0"),
         ("--disk-mib", "1", "[error] disk_mib must be between 16 and 65536, not 1"),

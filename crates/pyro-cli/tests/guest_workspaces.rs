@@ -328,7 +328,8 @@ fn a_create_that_fails_leaves_nothing() {
         (&["--seed-path", missing.as_str()][..], "seed_path"),
         (&["--secret", "1BAD=x"], "secret name must match"),
         (&["--name", " "], "name must not be empty"),
-        (&["--vcpu-count", "9"], "vcpu_count must be between 1 and 8"),
+        (&["--vcpu-count", "33"], "vcpu_count must be between 1 and 32"),
+        (&["--mem-mib", "1048576"], "mem_mib 1048576 is more than this host has"),
     ] {
         let ran = host.workspace(&[&["create", "debian:12"], arguments].concat());
         assert_eq!(ran.code, Some(1), "{ran:?}");

@@ -69,6 +69,7 @@ fn bad_calls_are_answered_with_a_code_and_leave_nothing() {
         ("workspace_exec", json!({ "workspace_id": "nowhere", "command": "true" }), "no_such_workspace"),
         ("workspace_exec", json!({ "workspace_id": "x", "command": " " }), "command_required"),
         ("workspace_create", json!({ "vcpu_count": 99 }), "out_of_range"),
+        ("vm_create", json!({ "mem_mib": 1 << 20 }), "out_of_range"),
         ("workspace_create", json!({ "environment": "evil.example/image" }), "not_granted"),
         ("workspace_create", json!({ "environment": "debian:13" }), "unknown_environment"),
         ("workspace_create", json!({ "network_policy": "egress" }), "not_granted"),

@@ -4,10 +4,12 @@ use crate::problem::{Blame, Explain, Problem};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Virtual CPUs of one machine.
-pub const VCPU_COUNT: RangeInclusive<u64> = 1..=8;
-/// Guest memory, MiB. Below 256 a Debian userland swaps itself to death.
-pub const MEM_MIB: RangeInclusive<u64> = 256..=32768;
+/// Virtual CPUs of one machine. They may be more than the host has: it shares its own among them.
+pub const VCPU_COUNT: RangeInclusive<u64> = 1..=32;
+/// Guest memory, MiB. Below 256 a Debian userland swaps itself to death. The end is what machines are built for:
+/// a guest gets no more than its host has, which is found when it is asked for
+/// ([`MachineError::MoreThanHost`](crate::machine::MachineError::MoreThanHost)).
+pub const MEM_MIB: RangeInclusive<u64> = 256..=(1 << 20);
 /// Life of a one-shot machine, seconds.
 pub const TTL_SECONDS: RangeInclusive<u64> = 60..=3600;
 /// Life of a workspace without activity, seconds; 0 is for ever.
@@ -157,9 +159,9 @@ mod tests {
 
     #[test]
     fn a_limit_names_the_field_the_value_and_the_bounds() {
-        assert_eq!(check("vcpu_count", 8, &VCPU_COUNT), Ok(8));
-        let error = check("vcpu_count", 9, &VCPU_COUNT).unwrap_err();
-        assert_eq!(error.to_string(), "vcpu_count must be between 1 and 8, not 9");
+        assert_eq!(check("vcpu_count", 32, &VCPU_COUNT), Ok(32));
+        let error = check("vcpu_count", 33, &VCPU_COUNT).unwrap_err();
+        assert_eq!(error.to_string(), "vcpu_count must be between 1 and 32, not 33");
         assert!(check("vcpu_count", 0, &VCPU_COUNT).is_err());
     }
 }

@@ -7,6 +7,8 @@
 //! The machine's disk is a copy-on-write layer without a name over the environment's image: nothing of
 //! it survives the machine.
 
+mod memory;
+
 use crate::authorities::Authorities;
 use crate::config::Config;
 use crate::exec::{self, AgentError, ExecInput, ExecOutput, ExecRequest};
@@ -20,6 +22,7 @@ use crate::problem::{Blame, Explain, Problem};
 use crate::supervisor::protocol::{
     Answer, DiskRequest, EndCause, Ended, Life, Request, StartRequest, Started, Stop,
 };
+use memory::HostMemory;
 use pyro_agent::wire::AGENT_PORT;
 pub use pyro_vmm::engine::EngineChoice;
 use rustix::fd::OwnedFd;
@@ -60,7 +63,7 @@ impl std::fmt::Display for MachineId {
 pub struct MachineRequest {
     /// Virtual CPUs, see [`limits::VCPU_COUNT`].
     pub vcpu_count: u64,
-    /// Memory, see [`limits::MEM_MIB`].
+    /// Memory, up to what the host has; see [`limits::MEM_MIB`].
     pub mem_mib: u64,
     /// Time to live, see [`limits::TTL_SECONDS`].
     pub ttl_seconds: u64,
@@ -99,14 +102,14 @@ struct Checked {
 }
 
 impl MachineRequest {
-    /// Checks every number against its bounds.
-    pub fn check(&self) -> Result<(), OutOfRange> {
-        self.checked().map(|_| ())
+    /// Checks every number against its bounds, and the memory against this host's.
+    pub fn check(&self) -> Result<(), MachineError> {
+        self.checked(HostMemory::read()).map(|_| ())
     }
 
-    fn checked(&self) -> Result<Checked, OutOfRange> {
+    fn checked(&self, host: HostMemory) -> Result<Checked, MachineError> {
         let vcpu_count = limits::check("vcpu_count", self.vcpu_count, &limits::VCPU_COUNT)?;
-        let mem_mib = limits::check("mem_mib", self.mem_mib, &limits::MEM_MIB)?;
+        let mem_mib = host.check(self.mem_mib)?;
         limits::check("ttl_seconds", self.ttl_seconds, &limits::TTL_SECONDS)?;
         let disk_mib =
             self.disk_mib.map(|mib| limits::check("disk_mib", mib, &limits::DISK_MIB)).transpose()?;
@@ -130,11 +133,19 @@ pub enum MachineError {
     /// There is no guest to boot.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// The host's memory cannot hold the guest.
-    #[error("the guest asks for {wanted_mib} MiB of memory, the host has {available_mib} MiB available")]
-    Memory {
+    /// More memory than the host has at all.
+    #[error("mem_mib {mem_mib} is more than this host has ({host_mib} MiB)")]
+    MoreThanHost {
         /// What the guest would get.
-        wanted_mib: u64,
+        mem_mib: u64,
+        /// What the host has, used or not.
+        host_mib: u64,
+    },
+    /// The host's memory is used up.
+    #[error("a guest needs {needed_mib} MiB of memory to boot, the host has {available_mib} MiB available")]
+    Memory {
+        /// What the smallest guest takes.
+        needed_mib: u64,
         /// What the host could give.
         available_mib: u64,
     },
@@ -182,8 +193,10 @@ impl Explain for MachineError {
             Self::OutOfRange(error) => error.explain(),
             Self::HostProxy(error) => error.explain(),
             Self::Bundle(error) => error.explain(),
+            Self::MoreThanHost { host_mib, .. } => Problem::new("out_of_range", Blame::Caller, self)
+                .with_hint(format!("give the guest less with --mem-mib, {host_mib} at most")),
             Self::Memory { .. } => Problem::new("not_enough_memory", Blame::Host, self)
-                .with_hint("give the guest less with --mem-mib, or stop other machines"),
+                .with_hint("stop other machines or programs"),
             Self::Spawn { .. } => {
                 Problem::new("spawn_failed", Blame::Host, self).with_hint("run `pyro doctor`")
             }
@@ -228,7 +241,7 @@ impl Machine {
         image: &BootImage,
         request: &MachineRequest,
     ) -> Result<Self, MachineError> {
-        let checked = request.checked()?;
+        let checked = request.checked(HostMemory::read())?;
         let disk = DiskRequest { base: image.rootfs.clone(), limit_bytes: checked.disk_bytes, layers: None };
         let life = Life::OneShot { ttl_seconds: request.ttl_seconds };
         let start = start_request(config, id.as_str(), image.kernel.clone(), request, disk, life)?;
@@ -303,13 +316,14 @@ pub(crate) fn start_request(
     disk: DiskRequest,
     life: Life,
 ) -> Result<StartRequest, MachineError> {
-    let checked = request.checked()?;
+    let memory = HostMemory::read();
+    let checked = request.checked(memory)?;
     let proxy = match &request.network {
         Some(_) if request.uses_host_proxy => Some(config.host_proxy.parse()?),
         Some(_) | None => None,
     };
     let bundle = GuestBundle::open(config.guest_bundle_dir.as_deref())?;
-    check_memory(request.mem_mib)?;
+    memory.check_available()?;
     Ok(StartRequest {
         machine_id: machine_id.to_owned(),
         engine: request.engine.unwrap_or(config.engine),
@@ -502,44 +516,22 @@ fn spawn_supervisor(config: &Config) -> Result<(PacketSocket, Child), MachineErr
     Ok((ours, child))
 }
 
-/// Refuses a guest that the host could not hold: the kernel would kill some process later instead.
-fn check_memory(wanted_mib: u64) -> Result<(), MachineError> {
-    // Without /proc there is nothing to compare with; the machine's own start tells then.
-    let Some(available_mib) =
-        std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_mib(&text))
-    else {
-        return Ok(());
-    };
-    if wanted_mib > available_mib {
-        return Err(MachineError::Memory { wanted_mib, available_mib });
-    }
-    Ok(())
-}
-
-/// `MemAvailable` of proc(5) `meminfo`, in MiB.
-fn available_mib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? >> 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn available_memory_is_read_in_mib() {
-        assert_eq!(available_mib("MemTotal: 9 kB\nMemAvailable:    2097152 kB\n"), Some(2048));
-        assert_eq!(available_mib("MemTotal: 9 kB\n"), None);
-    }
-
-    #[test]
     fn limits_are_checked_before_anything_starts() {
-        let check = |request: MachineRequest| request.check().map_err(|error| error.name);
-        assert_eq!(check(MachineRequest::default()), Ok(()));
-        assert_eq!(check(MachineRequest { vcpu_count: 9, ..Default::default() }), Err("vcpu_count"));
-        assert_eq!(check(MachineRequest { mem_mib: 255, ..Default::default() }), Err("mem_mib"));
-        assert_eq!(check(MachineRequest { ttl_seconds: 59, ..Default::default() }), Err("ttl_seconds"));
-        assert_eq!(check(MachineRequest { disk_mib: Some(1), ..Default::default() }), Err("disk_mib"));
+        let check = |request: MachineRequest| match request.checked(HostMemory::default()) {
+            Ok(_) => "",
+            Err(MachineError::OutOfRange(error)) => error.name,
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(check(MachineRequest::default()), "");
+        assert_eq!(check(MachineRequest { vcpu_count: 33, ..Default::default() }), "vcpu_count");
+        assert_eq!(check(MachineRequest { mem_mib: 255, ..Default::default() }), "mem_mib");
+        assert_eq!(check(MachineRequest { ttl_seconds: 59, ..Default::default() }), "ttl_seconds");
+        assert_eq!(check(MachineRequest { disk_mib: Some(1), ..Default::default() }), "disk_mib");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! number of the queue that was kicked, and answers which queues the guest must be interrupted for.
 //! Everything it reads from queues and memory is a claim by the guest.
 
+pub mod balloon;
 pub mod blk;
 pub mod chain;
 pub mod console;

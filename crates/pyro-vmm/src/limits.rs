@@ -2,14 +2,14 @@
 
 /// A machine has at least one vCPU.
 pub const MIN_VCPUS: u8 = 1;
-/// More vCPUs only slow an emulated guest down; the product's range.
-pub const MAX_VCPUS: u8 = 8;
+/// The product's range; more than the host has share its own.
+pub const MAX_VCPUS: u8 = 32;
 /// IPv6 asks this much of every link (RFC 8200, section 5).
 pub const MIN_MTU: u16 = 1280;
 /// Below this the guest kernel, its initramfs and a package manager do not fit.
 pub const MIN_MEM_MIB: u32 = 256;
-/// The product's range.
-pub const MAX_MEM_MIB: u32 = 32768;
+/// 1 TiB: what a guest gets is bounded by its host, before it gets here; up to this its addresses fit everywhere.
+pub const MAX_MEM_MIB: u32 = 1 << 20;
 /// The kernel's command line ends at 2048 bytes; our own words take less than half.
 pub const MAX_BOOT_ARGS_BYTES: usize = 1024;
 /// A machine needs a handful of open host ports.

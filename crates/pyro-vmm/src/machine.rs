@@ -42,9 +42,9 @@ pub struct MachineSpec {
     pub vmm_binary: PathBuf,
     /// What runs the vCPUs.
     pub engine: EngineSpec,
-    /// Number of vCPUs, 1 to 8.
+    /// Number of vCPUs, 1 to 32.
     pub vcpu_count: u8,
-    /// Guest memory, 256 to 32768 MiB.
+    /// Guest memory, 256 MiB to 1 TiB. The host takes it as the guest touches it.
     pub mem_mib: u32,
     /// The guest kernel: an uncompressed ELF image with a PVH entry.
     pub kernel: File,

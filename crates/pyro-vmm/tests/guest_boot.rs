@@ -280,6 +280,51 @@ impl Late {
 }
 
 #[test]
+fn the_most_cpus_work() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start_with("serve", |spec| spec.vcpu_count = 32);
+    machine.ready();
+    let mut text = String::new();
+    machine.operate('c', 0, 0).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "0-31\n");
+    machine.receive_pattern(1 << 20, 64 << 10);
+}
+
+#[test]
+fn a_guest_may_have_all_of_the_hosts_memory() {
+    // Of more, the guest's kernel would make its tables for minutes under emulation.
+    const MOST_MIB: u32 = 64 << 10;
+    let Some(lab) = Lab::open() else { return };
+    let mem_mib = lab::host_mib().min(MOST_MIB);
+    let mut machine = lab.start_with("serve", |spec| spec.mem_mib = mem_mib);
+    machine.ready();
+    let taken = machine.guest_bytes() >> 20;
+    println!("a machine of {mem_mib} MiB has booted in {taken} MiB");
+    assert!(taken < u64::from(mem_mib) / 4, "{taken} MiB are taken though the guest uses none");
+}
+
+#[test]
+fn memory_that_a_guest_frees_goes_back_to_the_host() {
+    const HELD: u64 = 512 << 20;
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start_with("serve", |spec| spec.mem_mib = 1024);
+    machine.ready();
+    // The second time, with pages that were given back.
+    for _ in 0..2 {
+        let mut stream = machine.operate('m', HELD, 0);
+        stream.read_exact(&mut [0; 4]).unwrap();
+        let peak = machine.guest_bytes();
+        assert!(peak >= HELD, "{peak} bytes hold what the guest has");
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "freed");
+        lab::wait_until("freed memory goes back", || machine.guest_bytes() < peak - HELD * 9 / 10);
+        println!("{} MiB at the peak, {} MiB later", peak >> 20, machine.guest_bytes() >> 20);
+    }
+}
+
+#[test]
 fn a_killed_machine_leaves_no_process_behind() {
     let Some(lab) = Lab::open() else { return };
     let mut machine = lab.start("serve");

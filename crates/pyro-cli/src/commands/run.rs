@@ -8,7 +8,7 @@ use crate::output::{self, Format};
 use clap::Args;
 pub(crate) use plan::{Observe, Plan, run_plan};
 use pyro_core::limits;
-use pyro_core::machine::{EngineChoice, MachineRequest};
+use pyro_core::machine::{EngineChoice, MachineError, MachineRequest};
 use pyro_core::network::{self, Policy};
 use pyro_core::store::{NetworkPolicy, UnknownWord};
 use pyro_core::{Explain, Problem};
@@ -32,10 +32,10 @@ const EXAMPLE: &str = "pyro run debian:12 -- git --version";
 pub(crate) struct Run {
     /// An environment of the catalog (`pyro env list`), or an OCI image: REGISTRY/NAME:TAG, oci:DIRECTORY.
     environment: String,
-    /// Virtual CPUs, 1 to 8.
+    /// Virtual CPUs, 1 to 32.
     #[arg(long, default_value_t = 1, value_name = "N")]
     vcpu_count: u64,
-    /// Memory in MiB, 256 to 32768.
+    /// Memory in MiB, 256 to what this host has.
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     mem_mib: u64,
     /// Delete the machine after this many seconds whatever happens, 60 to 3600.
@@ -89,7 +89,7 @@ enum RunArgumentError {
     #[error(transparent)]
     Authorities(#[from] AuthorityArgumentError),
     #[error(transparent)]
-    OutOfRange(#[from] limits::OutOfRange),
+    Machine(#[from] MachineError),
     #[error(transparent)]
     Command(#[from] CommandLineError),
 }
@@ -100,7 +100,7 @@ impl Explain for RunArgumentError {
             Self::Policy(error) => error.explain(),
             Self::Rules(error) => error.explain(),
             Self::Authorities(error) => error.explain(),
-            Self::OutOfRange(error) => error.explain(),
+            Self::Machine(error) => error.explain(),
             Self::Command(error) => error.explain(),
         }
     }

@@ -29,7 +29,7 @@ pub struct CreateWorkspace {
     pub environment: String,
     /// Virtual CPUs, see [`limits::VCPU_COUNT`].
     pub vcpu_count: u64,
-    /// Memory, see [`limits::MEM_MIB`].
+    /// Memory, up to what the host has; see [`limits::MEM_MIB`].
     pub mem_mib: u64,
     /// Bound on what the guest may write to its disk, see [`limits::DISK_MIB`].
     pub disk_mib: Option<u64>,

@@ -24,10 +24,11 @@ pub(super) struct VmRun {
     #[serde(default = "super::default_environment")]
     environment: String,
     #[serde(default)]
-    #[schemars(range(min = 1, max = 8))]
+    #[schemars(range(min = 1, max = 32))]
     vcpu_count: Option<u64>,
+    /// At most what the host has.
     #[serde(default)]
-    #[schemars(range(min = 256, max = 32768))]
+    #[schemars(range(min = 256))]
     mem_mib: Option<u64>,
     #[serde(default)]
     #[schemars(range(min = 1, max = 86400))]

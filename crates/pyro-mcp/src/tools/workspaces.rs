@@ -58,10 +58,11 @@ pub(super) struct Create {
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
-    #[schemars(range(min = 1, max = 8))]
+    #[schemars(range(min = 1, max = 32))]
     vcpu_count: Option<u64>,
+    /// At most what the host has.
     #[serde(default)]
-    #[schemars(range(min = 256, max = 32768))]
+    #[schemars(range(min = 256))]
     mem_mib: Option<u64>,
     /// Deleted after so long without use; 0 is never.
     #[serde(default)]

@@ -5,12 +5,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Instant;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::Device;
+use super::balloon::{Balloon, PrivateMemory};
 use super::blk::Blk;
 use super::iov::{Source, Target};
 use super::net::Net;
@@ -91,11 +93,20 @@ pub fn fuzz_block_queue(bytes: &[u8]) -> bool {
     serve_hostile(&mut Blk::new(disk, "fuzz"), bytes)
 }
 
-/// The entropy device and the console against arbitrary rings and memory.
+/// The entropy device, the console and the balloon against arbitrary rings and memory.
 pub fn fuzz_small_queues(bytes: &[u8]) -> bool {
     let log = super::console::SharedLog::new(1000);
     let console = serve_hostile(&mut super::console::Console::new(log), bytes);
-    serve_hostile(&mut super::rng::Rng, bytes) | console
+    serve_hostile(&mut super::rng::Rng, bytes) | console | serve_balloon(bytes)
+}
+
+/// The balloon with memory of its own to give back, which is smaller than what the guest may name.
+fn serve_balloon(bytes: &[u8]) -> bool {
+    let Ok(memory) = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY_BYTES / 2)]) else {
+        return false;
+    };
+    let kept = GuestAddress(0x1800)..GuestAddress(0x3001);
+    serve_hostile(&mut Balloon::new(PrivateMemory::new(Arc::new(memory), &[kept])), bytes)
 }
 
 /// Packets that wait for the guest of [`fuzz_net_queue`], each longer than most of its buffers.

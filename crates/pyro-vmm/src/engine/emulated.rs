@@ -1,4 +1,5 @@
-//! QEMU's emulator (TCG) runs the CPUs; the devices are ours, over vhost-user.
+//! QEMU's emulator (TCG) runs the CPUs; the devices are ours, over vhost-user, but for the balloon: QEMU cannot take
+//! that from another process.
 //!
 //! QEMU is given descriptors alone: one socket a device, one for its monitor, one for the console, the
 //! kernel and the initramfs. It opens its own firmware and nothing else.

@@ -29,6 +29,7 @@ use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::device::Device;
+use crate::device::balloon::PrivateMemory;
 use crate::device::console::SharedLog;
 use crate::poll::Poller;
 use crate::virtio_mmio::{MmioDevice, RegisterPages, Registers};
@@ -110,6 +111,17 @@ impl Native {
         self.vm.connect(place, &device)?;
         self.devices.push(device.clone());
         Ok(device)
+    }
+
+    /// What gives the guest's memory back to the host, but for where files are mapped.
+    pub(crate) fn reclaim(&self) -> PrivateMemory {
+        let kept: Vec<_> = self
+            .ram
+            .mapped_files()
+            .iter()
+            .map(|range| GuestAddress(range.start)..GuestAddress(range.end()))
+            .collect();
+        PrivateMemory::new(Arc::new(self.ram.memory().clone()), &kept)
     }
 
     /// Makes the vCPUs and their threads, paused. `confine` runs on each thread before the guest does.

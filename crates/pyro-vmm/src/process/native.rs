@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::engine::{Engine, Remains, Word};
 use super::serve::{Devices, endpoint};
 use super::{BootFiles, Cores, SetupError};
+use crate::device::balloon::Balloon;
 use crate::device::console::SharedLog;
 use crate::engine::kvm::{Native, Shape, Stop, Vcpus};
 use crate::jail;
@@ -49,6 +50,7 @@ pub(super) fn attach(
     let mut devices = Devices::new(native.attach(cores.block, poller)?);
     devices.add(native.attach(cores.rng, poller)?);
     devices.add(native.attach(cores.vsock, poller)?);
+    devices.add(native.attach(Balloon::new(native.reclaim()), poller)?);
     if let Some(network) = cores.network {
         devices.add(native.attach(network, poller)?);
     }

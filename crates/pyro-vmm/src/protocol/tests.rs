@@ -32,9 +32,10 @@ fn a_configuration_survives_the_wire() {
 
 #[test]
 fn values_out_of_range_are_named() {
-    assert_eq!(refusal(|c| c.vcpu_count = 0), "0 vCPUs are not between 1 and 8");
-    assert_eq!(refusal(|c| c.vcpu_count = 9), "9 vCPUs are not between 1 and 8");
-    assert_eq!(refusal(|c| c.mem_mib = 255), "255 MiB of memory are not between 256 and 32768");
+    assert_eq!(refusal(|c| c.vcpu_count = 0), "0 vCPUs are not between 1 and 32");
+    assert_eq!(refusal(|c| c.vcpu_count = 33), "33 vCPUs are not between 1 and 32");
+    assert_eq!(refusal(|c| c.mem_mib = 255), "255 MiB of memory are not between 256 and 1048576");
+    assert_eq!(refusal(|c| c.mem_mib = 1_048_577), "1048577 MiB of memory are not between 256 and 1048576");
     assert_eq!(refusal(|c| c.guest_cid = 2), "guest address 2 is reserved (use 3 or more)");
     assert_eq!(refusal(|c| c.version = 7), "configuration has version 7, this is version 1");
     assert_eq!(

@@ -143,6 +143,8 @@ fn operate(mut stream: File) {
         b'v' => verify_disk(&mut stream, total, chunk as u64),
         b'k' => random(&mut stream),
         b'n' => echo_frames(&mut stream),
+        b'c' => std::fs::read("/sys/devices/system/cpu/online").and_then(|cpus| stream.write_all(&cpus)),
+        b'm' => hold_memory(&mut stream, total as usize),
         b'p' => return end(POWER_OFF),
         b'x' => {
             let _ = std::fs::write("/proc/sysrq-trigger", "c");
@@ -308,6 +310,15 @@ fn verify_disk(stream: &mut File, len: u64, at: u64) -> io::Result<()> {
         }
     }
     stream.write_all(b"intact")
+}
+
+/// Takes memory, says so, and lets go of it when the host has said all that it has to say.
+fn hold_memory(stream: &mut File, len: usize) -> io::Result<()> {
+    let held = std::hint::black_box(vec![7u8; len]);
+    stream.write_all(b"held")?;
+    stream.read_to_end(&mut Vec::new())?;
+    drop(held);
+    stream.write_all(b"freed")
 }
 
 /// Which source feeds the kernel's pool, and bytes from it.

@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Under emulation on a busy machine a boot may take many times its usual second.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at what can only be looked at.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// Size of the test disk: 64 MiB, its first block marked.
 pub(crate) const DISK_BYTES: u64 = 64 << 20;
 /// The first bytes of the test disk.
@@ -248,6 +250,14 @@ impl Running {
         }
     }
 
+    /// What the guest's memory takes of the host's, with little else.
+    pub(crate) fn guest_bytes(&self) -> u64 {
+        match children(self.machine.pid())[..] {
+            [engine] => rss_bytes(engine, "RssShmem:"),
+            _ => rss_bytes(self.machine.pid(), "RssAnon:"),
+        }
+    }
+
     /// Stops the vCPUs.
     pub(crate) fn pause(&mut self) {
         self.machine.pause().unwrap();
@@ -311,6 +321,29 @@ pub(crate) fn ends(pid: u32) -> bool {
 pub(crate) fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Memory of one kind that `pid` has touched; `RssAnon` and `RssShmem` of proc(5).
+fn rss_bytes(pid: u32, kind: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(kind)).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() << 10
+}
+
+/// `MemTotal` of proc(5) `meminfo`, in MiB.
+pub(crate) fn host_mib() -> u32 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u32>().unwrap() >> 10
+}
+
+/// Waits until something that no descriptor tells of is so; fails the test when that takes too long.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
 }
 
 /// What the descriptors of `pid` stand for.

@@ -88,7 +88,7 @@ impl Client {
     }
 
     /// The supervisor of the only workspace: it holds a file of the state directory open.
-    pub(super) fn supervisor(&self) -> Option<u32> {
+    pub(in crate::bench) fn supervisor(&self) -> Option<u32> {
         let processes = std::fs::read_dir("/proc").ok()?.flatten();
         let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         pids.find(|pid| {

@@ -73,10 +73,10 @@ pub(super) struct Create {
     /// Delete it after this many seconds without activity; 0 keeps it.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     ttl_seconds: u64,
-    /// Virtual CPUs, 1 to 8.
+    /// Virtual CPUs, 1 to 32.
     #[arg(long, default_value_t = 1, value_name = "N")]
     vcpu_count: u64,
-    /// Memory in MiB, 256 to 32768.
+    /// Memory in MiB, 256 to what this host has.
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     mem_mib: u64,
     /// What the guest may write to its disk, in MiB.

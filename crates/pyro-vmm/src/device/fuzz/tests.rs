@@ -117,6 +117,7 @@ fn most_hostile_guests_reach_their_device() {
     assert!(served(guest(packet()), fuzz_vsock_queue) > 50);
     assert!(served(guest(anything()), fuzz_net_queue) > 50);
     assert!(served(guest(anything()), |bytes| serve_hostile(&mut crate::device::rng::Rng, bytes)) > 50);
+    assert!(served(guest(anything()), serve_balloon) > 50);
     let console = || crate::device::console::Console::new(crate::device::console::SharedLog::new(1000));
     assert!(served(guest(anything()), |bytes| serve_hostile(&mut console(), bytes)) > 50);
 }

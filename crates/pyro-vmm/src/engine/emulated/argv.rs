@@ -82,6 +82,9 @@ impl Arguments<'_> {
             let off = OFF.map(|feature| format!("{feature}=off")).join(",");
             add("device", format!("virtio-net-device,netdev=cable,mac={mac},host_mtu={mtu},{off}"));
         }
+        // The guest tells which of its memory is free, and the emulator takes those pages out of the shared file. It is
+        // the emulator's own device: over vhost-user there is none.
+        add("device", "virtio-balloon-device,free-page-reporting=on".to_owned());
         add("chardev", format!("socket,id=console,fd={}", self.console));
         add("serial", "chardev:console".to_owned());
         add("chardev", format!("socket,id=monitor,fd={}", self.monitor));

@@ -28,6 +28,7 @@ pub(crate) const KERNEL_START: u64 = 0x10_0000;
 /// ACPI tables, with the RSDP first. Where firmware of PCs has it, so that kernels which search find it too.
 pub(crate) const ACPI_START: u64 = 0xE_0000;
 /// Room for the tables; a machine of most devices and vCPUs takes a tenth.
+#[cfg(test)]
 pub(crate) const ACPI_BYTES: u64 = 0x1_0000;
 /// The address of the root system description pointer.
 pub(crate) const RSDP_ADDRESS: u64 = ACPI_START;
