@@ -194,7 +194,7 @@ impl Explain for MachineError {
             Self::HostProxy(error) => error.explain(),
             Self::Bundle(error) => error.explain(),
             Self::MoreThanHost { host_mib, .. } => Problem::new("out_of_range", Blame::Caller, self)
-                .with_hint(format!("give the guest less with --mem-mib, {host_mib} at most")),
+                .with_hint(format!("give the guest {host_mib} MiB at most")),
             Self::Memory { .. } => Problem::new("not_enough_memory", Blame::Host, self)
                 .with_hint("stop other machines or programs"),
             Self::Spawn { .. } => {

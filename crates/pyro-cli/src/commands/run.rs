@@ -7,7 +7,6 @@ use crate::commands::network::{LimitArgs, NETWORK_POLICIES, RuleArgs, RuleArgume
 use crate::output::{self, Format};
 use clap::Args;
 pub(crate) use plan::{Observe, Plan, run_plan};
-use pyro_core::limits;
 use pyro_core::machine::{EngineChoice, MachineError, MachineRequest};
 use pyro_core::network::{self, Policy};
 use pyro_core::store::{NetworkPolicy, UnknownWord};
