@@ -183,7 +183,12 @@ pub(crate) fn run(binary: &TestBinary, settings: &Settings<'_>) -> Result<Counts
 /// Runs the examples in the documentation, which only cargo can do.
 pub(crate) fn run_doc_tests() -> Result<Counts> {
     let mut cargo = steps::cargo(&["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"]);
-    counted("documentation examples", &mut cargo, Reader::of_many(), Times { run: BINARY_TIME, linger: LINGER })
+    counted(
+        "documentation examples",
+        &mut cargo,
+        Reader::of_many(),
+        Times { run: BINARY_TIME, linger: LINGER },
+    )
 }
 
 /// Why a binary's output is not read any more.

@@ -59,7 +59,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let bulk = ("PYRO_TEST_BULK_MIB".to_owned(), OsString::from(BULK_MIB));
     let own_variables =
         variables.iter().map(|(key, value)| (key.clone(), value.clone())).chain([bulk]).collect();
-    let own = Settings { filters: &arguments.filters, variables: own_variables, prefix: Vec::new(), limit: BINARY_TIME };
+    let own = Settings {
+        filters: &arguments.filters,
+        variables: own_variables,
+        prefix: Vec::new(),
+        limit: BINARY_TIME,
+    };
     let mut sum = Counts::default();
     for binary in &binaries {
         sum += suite::run(binary, &own)?;

@@ -66,14 +66,25 @@ const READ_OPTIONS: &str = "trans=virtio,version=9p2000.L,msize=524288,cache=loo
 const WRITE_OPTIONS: &str = "trans=virtio,version=9p2000.L,msize=524288,cache=mmap,access=any";
 
 /// The command line that starts L1. The sockets of the ports are in `run`, as is the initrd.
-pub(super) fn qemu_words(image: &Image, size: Size, scratch: &Path, shares: &[Share], run: &Path) -> Vec<OsString> {
+pub(super) fn qemu_words(
+    image: &Image,
+    size: Size,
+    scratch: &Path,
+    shares: &[Share],
+    run: &Path,
+) -> Vec<OsString> {
     let mut words = Words::default();
     let threads = match size.clock {
         Clock::Host => "multi",
         Clock::Instructions => "single",
     };
     words.add(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-cpu", "max"]);
-    words.add(["-machine", "q35,usb=off,smbus=off,sata=off,vmport=off", "-accel", &format!("tcg,thread={threads}")]);
+    words.add([
+        "-machine",
+        "q35,usb=off,smbus=off,sata=off,vmport=off",
+        "-accel",
+        &format!("tcg,thread={threads}"),
+    ]);
     words.add(["-smp", &size.cpu_count.to_string(), "-m", &format!("{}M", size.mem_mib)]);
     if size.clock == Clock::Instructions {
         // Idle time costs nothing, and what the processor calls random is the same each time.
@@ -84,9 +95,10 @@ pub(super) fn qemu_words(image: &Image, size: Size, scratch: &Path, shares: &[Sh
     words.add(["-append", kernel_words(size.clock)]);
     words.path("-chardev", "file,id=console,path=", &run.join("console.log"));
     words.add(["-serial", "chardev:console"]);
-    for (name, disk, options) in
-        [("root", &*image.root_disk(), "readonly=on"), ("scratch", scratch, "snapshot=on,cache=unsafe,discard=unmap")]
-    {
+    for (name, disk, options) in [
+        ("root", &*image.root_disk(), "readonly=on"),
+        ("scratch", scratch, "snapshot=on,cache=unsafe,discard=unmap"),
+    ] {
         words.path("-drive", &format!("if=none,id={name},format=raw,{options},file="), disk);
         words.add(["-device", &format!("virtio-blk-pci,drive={name},serial={name},romfile=")]);
     }
@@ -100,7 +112,8 @@ pub(super) fn qemu_words(image: &Image, size: Size, scratch: &Path, shares: &[Sh
             Access::Read => "on",
             Access::Write => "off",
         };
-        let options = format!("local,id=s{number},security_model=none,multidevs=remap,readonly={access},path=");
+        let options =
+            format!("local,id=s{number},security_model=none,multidevs=remap,readonly={access},path=");
         words.path("-fsdev", &options, &share.directory);
         words.add(["-device", &format!("virtio-9p-pci,fsdev=s{number},mount_tag=share{number}")]);
     }

