@@ -92,7 +92,7 @@ struct RunArguments {
 
 #[derive(clap::Args)]
 struct PeerArguments {
-    /// Boot this tree's guest kernel with it in L1 up to its init, and tell how long that took
+    /// Boot this tree's guest kernel with it in L1 up to an init, twice, and tell how long that took
     #[arg(long)]
     boot: bool,
     #[command(flatten)]
@@ -234,7 +234,7 @@ fn start_directory(tree: &Path) -> Result<PathBuf> {
     Ok(if here.starts_with(tree) { here } else { tree.to_owned() })
 }
 
-/// Boots the guest kernel with Firecracker once for its files' sake and once for the time.
+/// Boots the guest kernel with Firecracker: once for its files' sake, and once for the time.
 fn boot_peer(size: &SizeArguments) -> Result<()> {
     let firecracker = peer::ensure()?;
     let bundle = guest::build(&guest::Arguments::default())?.directory;
