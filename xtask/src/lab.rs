@@ -77,8 +77,8 @@ struct RunArguments {
     #[arg(long, value_name = "PATH")]
     pack: Vec<PathBuf>,
     /// A disk in which everything to be packed is already
-    #[arg(long, hide = true)]
-    packed: Option<PathBuf>,
+    #[arg(long, hide = true, requires = "pack")]
+    disk: Option<PathBuf>,
     /// End it after this many seconds
     #[arg(long, value_name = "S")]
     timeout: Option<u64>,
@@ -92,7 +92,7 @@ struct RunArguments {
 
 #[derive(clap::Args)]
 struct PeerArguments {
-    /// Boot this tree's guest kernel with it in L1 up to its init, and tell how long that took
+    /// Boot this tree's guest kernel with it in L1 up to an init, twice, and tell how long that took
     #[arg(long)]
     boot: bool,
     #[command(flatten)]
@@ -144,7 +144,7 @@ pub(crate) fn prefix(size: &SizeArguments, pack: &Pack) -> Result<Vec<OsString>>
     let mut words: Vec<OsString> = vec![std::env::current_exe().context("cannot find this program")?.into()];
     words.extend(["lab", "run", "--ordinary"].map(OsString::from));
     words.extend(size.words());
-    words.extend(["--packed".into(), pack.disk().into()]);
+    words.extend(["--disk".into(), pack.disk().into()]);
     words.extend(pack.paths().iter().flat_map(|path| ["--pack".into(), path.into()]));
     words.push("--".into());
     Ok(words)
@@ -172,7 +172,7 @@ fn run_command(arguments: &RunArguments) -> Result<()> {
         size: arguments.size.size()?,
         writable: canonical(&arguments.share)?,
         packed: canonical(&arguments.pack)?,
-        disk: arguments.packed.clone(),
+        disk: arguments.disk.clone(),
         account: if arguments.ordinary { Account::Ordinary } else { Account::Root },
         limit: arguments.timeout.map(Duration::from_secs),
         words: arguments.words.clone(),
@@ -234,7 +234,7 @@ fn start_directory(tree: &Path) -> Result<PathBuf> {
     Ok(if here.starts_with(tree) { here } else { tree.to_owned() })
 }
 
-/// Boots the guest kernel with Firecracker once for its files' sake and once for the time.
+/// Boots the guest kernel with Firecracker: once for its files' sake, and once for the time.
 fn boot_peer(size: &SizeArguments) -> Result<()> {
     let firecracker = peer::ensure()?;
     let bundle = guest::build(&guest::Arguments::default())?.directory;

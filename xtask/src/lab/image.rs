@@ -78,6 +78,10 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    pub(super) fn at(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
     /// The kernel as an ELF file, which needs no unpacking by an emulated processor.
     pub(super) fn kernel(&self) -> PathBuf {
         self.directory.join("vmlinux")
@@ -119,12 +123,19 @@ pub(super) fn cache() -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Held while something is made in the cache; a second builder waits and then finds the first one's work.
+/// Held while something is made in the cache; a second builder waits and then finds the first one's work. What a builder that
+/// was killed has left is removed.
 pub(super) fn lock(cache: &Path) -> Result<File> {
     let lock = File::create(cache.join("lock")).context("cannot open the lab's lock")?;
     if lock.try_lock().is_err() {
         output::note("another build of the lab is running; waiting for it");
         lock.lock().context("cannot lock the lab's cache")?;
+    }
+    for entry in fs::read_dir(cache).context("cannot list the lab's cache")? {
+        let entry = entry.context("cannot list the lab's cache")?;
+        if entry.file_name().to_string_lossy().starts_with("aside-") {
+            fs::remove_dir_all(entry.path()).context("cannot remove what is unfinished")?;
+        }
     }
     Ok(lock)
 }
@@ -132,7 +143,7 @@ pub(super) fn lock(cache: &Path) -> Result<File> {
 /// The image of this tree's recipe, built where it is absent.
 pub(crate) fn ensure(mirror: Option<&str>, force: bool) -> Result<Image> {
     let cache = cache()?;
-    let image = Image { directory: cache.join(image_key()) };
+    let image = Image::at(cache.join(image_key()));
     let _lock = lock(&cache)?;
     if image.drivers().is_file() && !force {
         return Ok(image);
@@ -172,7 +183,8 @@ pub(super) fn make_disk(disk: &Path, files: Option<&Path>) -> Result<()> {
     if let Some(files) = files {
         mke2fs.arg("-d").arg(files);
     }
-    steps::run("lab: disk", mke2fs.arg(disk).arg(SCRATCH_SIZE))
+    // What it prints is not the command's output.
+    steps::read(mke2fs.arg(disk).arg(SCRATCH_SIZE)).map(drop)
 }
 
 /// What of the tree is needed before there is a root.

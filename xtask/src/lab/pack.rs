@@ -1,20 +1,21 @@
 //! Files for L1 in a disk of its own, which an emulated machine reads many times faster than a share.
 
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use tempfile::TempDir;
 
 use super::image::make_disk;
 use crate::{root, steps};
 
-/// A disk with copies of files, gone when dropped.
+/// A disk with copies of files. It has no name in the file system, so that it is gone with us, however we end.
 pub(crate) struct Pack {
     disk: PathBuf,
     paths: Vec<PathBuf>,
-    /// Where the disk is, until the end.
-    _directory: TempDir,
+    /// What the disk's path leads to.
+    _file: File,
 }
 
 impl Pack {
@@ -31,10 +32,12 @@ impl Pack {
         for (number, path) in paths.iter().enumerate() {
             copy(path, &tree.join("pack").join(number.to_string()))?;
         }
-        let disk = directory.path().join("disk.ext4");
-        make_disk(&disk, Some(&tree))?;
-        std::fs::remove_dir_all(&tree).context("cannot remove what is packed")?;
-        Ok(Some(Self { disk, paths: paths.to_owned(), _directory: directory }))
+        let named = directory.path().join("disk.ext4");
+        make_disk(&named, Some(&tree))?;
+        let file = File::open(&named).context("cannot open what is packed")?;
+        let disk = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        directory.close().context("cannot remove what was packed")?;
+        Ok(Some(Self { disk: disk.into(), paths: paths.to_owned(), _file: file }))
     }
 
     /// What it has copies of, in the order of their numbers.
@@ -42,6 +45,7 @@ impl Pack {
         &self.paths
     }
 
+    /// A path for programs that start while this is alive.
     pub(crate) fn disk(&self) -> &Path {
         &self.disk
     }

@@ -198,6 +198,7 @@ impl Session<'_> {
                 }
                 Ok(Event::Control(line)) if line == "ready" && !is_up => {
                     is_up = true;
+                    let _ = fs::remove_file(self.run.join("initrd"));
                     output::note(&format!("L1 is up after {}", output::seconds(self.started.elapsed())));
                     deadline = limit.map(|limit| Instant::now() + limit);
                     control
