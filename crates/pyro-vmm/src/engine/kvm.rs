@@ -135,7 +135,7 @@ impl Native {
         let bus = Bus::new(self.devices.clone(), self.console.clone())?;
         self.vm.connect_line(bus.serial_interrupt(), layout::SERIAL_GSI)?;
         let vcpus = (0..self.vcpu_count).map(|index| self.vcpu(index)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Vcpus::start(vcpus, bus, confine)?)
+        Ok(Vcpus::start(self.vm, vcpus, bus, confine)?)
     }
 
     fn vcpu(&self, index: u8) -> Result<VcpuFd, NativeError> {

@@ -137,6 +137,8 @@ fn rules(thread: Thread) -> Result<Rules, seccompiler::BackendError> {
             rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![own, kick])?]);
         }
         Thread::Vcpu => {
+            // A guest that resets a device ends the device's streams, on this thread.
+            rules.extend([libc::SYS_epoll_ctl, libc::SYS_shutdown].map(|call| (call, vec![])));
             // Runs the guest; the registers are for the error when it cannot go on.
             rules.insert(libc::SYS_ioctl, any_of(1, &[KVM_RUN, KVM_GET_REGS])?);
         }

@@ -19,6 +19,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::bus::Bus;
+use super::vm::Vm;
 
 /// How long a vCPU may take to leave the guest; it does so at once unless the host is starved.
 const PAUSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -60,12 +61,15 @@ struct Shared {
 pub(crate) struct Vcpus {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    #[allow(dead_code, reason = "held for its interrupt lines, which KVM cuts when nobody has the machine open")]
+    vm: Vm,
 }
 
 impl Vcpus {
     /// Starts the threads, paused, once all of them are confined. `confine` runs on each before anything of
     /// the guest does.
     pub(crate) fn start(
+        vm: Vm,
         vcpus: Vec<VcpuFd>,
         bus: Bus,
         confine: impl Fn() -> Result<(), String> + Send + Sync + 'static,
@@ -93,7 +97,7 @@ impl Vcpus {
             })
         };
         let threads = vcpus.into_iter().enumerate().map(start).collect::<io::Result<Vec<_>>>()?;
-        let vcpus = Self { shared, threads };
+        let vcpus = Self { shared, threads, vm };
         vcpus.await_paused()?;
         Ok(vcpus)
     }
