@@ -17,7 +17,7 @@ use super::blk::Blk;
 use super::iov::{Source, Target};
 use super::net::Net;
 use super::vsock::Vsock;
-use crate::block::{Durability, Layers, Overlay};
+use crate::block::{Durability, Layers, MemoryFile, Overlay};
 use crate::vsock::limits::FIRST_HOST_PORT;
 use crate::vsock::{HEADER_BYTES, HOST_CID, Header, HostSide, Muxer};
 
@@ -83,14 +83,17 @@ fn serve_hostile<D: Device>(device: &mut D, bytes: &[u8]) -> bool {
     served
 }
 
+/// A block device in memory.
+pub(crate) fn block() -> io::Result<Blk<Overlay<MemoryFile>>> {
+    let file = MemoryFile::new(Vec::new());
+    // Three clusters, of which two may be written.
+    let disk = Overlay::create(Layers::empty(), file, 192 << 10, Durability::Durable, 128 << 10);
+    Ok(Blk::new(disk.map_err(io::Error::other)?, "fuzz"))
+}
+
 /// A block device against arbitrary rings and memory.
 pub fn fuzz_block_queue(bytes: &[u8]) -> bool {
-    let file = crate::block::MemoryFile::new(Vec::new());
-    // Three clusters, of which two may be written.
-    let Ok(disk) = Overlay::create(Layers::empty(), file, 192 << 10, Durability::Durable, 128 << 10) else {
-        return false;
-    };
-    serve_hostile(&mut Blk::new(disk, "fuzz"), bytes)
+    block().is_ok_and(|mut device| serve_hostile(&mut device, bytes))
 }
 
 /// The entropy device, the console and the balloon against arbitrary rings and memory.
@@ -101,29 +104,34 @@ pub fn fuzz_small_queues(bytes: &[u8]) -> bool {
 }
 
 /// The balloon with memory of its own to give back, which is smaller than what the guest may name.
-fn serve_balloon(bytes: &[u8]) -> bool {
-    let Ok(memory) = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY_BYTES / 2)]) else {
-        return false;
-    };
+pub(crate) fn balloon() -> io::Result<Balloon<PrivateMemory>> {
+    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY_BYTES / 2)]);
     let kept = GuestAddress(0x1800)..GuestAddress(0x3001);
-    serve_hostile(&mut Balloon::new(PrivateMemory::new(Arc::new(memory), &[kept])), bytes)
+    Ok(Balloon::new(PrivateMemory::new(Arc::new(memory.map_err(io::Error::other)?), &[kept])))
+}
+
+fn serve_balloon(bytes: &[u8]) -> bool {
+    balloon().is_ok_and(|mut device| serve_hostile(&mut device, bytes))
 }
 
 /// Packets that wait for the guest of [`fuzz_net_queue`], each longer than most of its buffers.
 const PACKETS: usize = 8;
 const PACKET_BYTES: usize = 3000;
 
-/// The network against arbitrary rings and memory, with packets on the link.
-pub fn fuzz_net_queue(bytes: &[u8]) -> bool {
+/// The network with packets on its link, and the link's other end.
+pub(crate) fn network() -> io::Result<(Net, OwnedFd)> {
     use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let Ok((near, far)) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None) else {
-        return false;
-    };
+    let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     for _ in 0..PACKETS {
         let _ = send(&far, &[7; PACKET_BYTES], SendFlags::NOSIGNAL);
     }
-    Net::new(near, [2, 0, 0, 0, 0, 1], 1500).is_ok_and(|mut net| serve_hostile(&mut net, bytes))
+    Ok((Net::new(near, [2, 0, 0, 0, 0, 1], 1500)?, far))
+}
+
+/// The network against arbitrary rings and memory.
+pub fn fuzz_net_queue(bytes: &[u8]) -> bool {
+    network().is_ok_and(|(mut net, _far)| serve_hostile(&mut net, bytes))
 }
 
 /// The port of the guest that the host connects to, and how often it does.
@@ -133,7 +141,7 @@ const CONNECTS: u32 = 2;
 const KEPT: usize = 4;
 
 /// A host that has something to say and reads nothing.
-struct DeafHost {
+pub(crate) struct DeafHost {
     /// Always readable.
     bell: OwnedFd,
     connects: u32,
@@ -175,10 +183,14 @@ impl HostSide for DeafHost {
 /// The guest's address in [`fuzz_vsock_queue`].
 const GUEST_CID: u64 = 3;
 
+/// A socket device of that host.
+pub(crate) fn vsock() -> io::Result<Vsock<DeafHost>> {
+    Vsock::new(GUEST_CID, DeafHost::new()?)
+}
+
 /// A socket device against arbitrary rings and memory.
 pub fn fuzz_vsock_queue(bytes: &[u8]) -> bool {
-    let device = DeafHost::new().and_then(|host| Vsock::new(GUEST_CID, host));
-    device.is_ok_and(|mut device| serve_hostile(&mut device, bytes))
+    vsock().is_ok_and(|mut device| serve_hostile(&mut device, bytes))
 }
 
 /// The same packet, for one of the host's connections or for an open port.

@@ -35,6 +35,7 @@ use crate::poll::Poller;
 use crate::virtio_mmio::{MmioDevice, RegisterPages, Registers};
 use bus::Bus;
 use memory::GuestRam;
+use vcpu::Machine;
 pub(crate) use vcpu::{Stop, Vcpus};
 use vm::{Vm, failed};
 
@@ -70,12 +71,10 @@ pub(crate) enum NativeError {
 
 /// A machine that does not run yet.
 pub(crate) struct Native {
-    vm: Vm,
+    machine: Machine,
     supported: Vec<kvm_cpuid_entry2>,
-    ram: GuestRam,
     entry: loader::Entry,
     vcpu_count: u8,
-    pages: RegisterPages,
     /// In the order of their places on the bus.
     devices: Vec<Arc<dyn Registers>>,
     console: SharedLog,
@@ -96,7 +95,8 @@ impl Native {
         let pages = RegisterPages::new(layout::MAX_DEVICES.into())?;
         vm.add_registers(&pages)?;
         let vcpu_count = shape.vcpu_count;
-        Ok(Self { vm, supported, ram, entry, vcpu_count, pages, devices: Vec::new(), console })
+        let machine = Machine { vm, ram, pages };
+        Ok(Self { machine, supported, entry, vcpu_count, devices: Vec::new(), console })
     }
 
     /// Puts a device on the next place of the bus, and on the loop under the place's number.
@@ -107,8 +107,14 @@ impl Native {
     ) -> Result<Arc<MmioDevice<D>>, NativeError> {
         let place = u8::try_from(self.devices.len()).ok().filter(|place| *place < layout::MAX_DEVICES);
         let place = place.ok_or(NativeError::TooManyDevices)?;
-        let device = MmioDevice::new(place.into(), core, self.ram.memory().clone(), &self.pages, poller)?;
-        self.vm.connect(place, &device)?;
+        let device = MmioDevice::new(
+            place.into(),
+            core,
+            self.machine.ram.memory().clone(),
+            &self.machine.pages,
+            poller,
+        )?;
+        self.machine.vm.connect(place, &device)?;
         self.devices.push(device.clone());
         Ok(device)
     }
@@ -116,12 +122,13 @@ impl Native {
     /// What gives the guest's memory back to the host, but for where files are mapped.
     pub(crate) fn reclaim(&self) -> PrivateMemory {
         let kept: Vec<_> = self
+            .machine
             .ram
             .mapped_files()
             .iter()
             .map(|range| GuestAddress(range.start)..GuestAddress(range.end()))
             .collect();
-        PrivateMemory::new(Arc::new(self.ram.memory().clone()), &kept)
+        PrivateMemory::new(Arc::new(self.machine.ram.memory().clone()), &kept)
     }
 
     /// Makes the vCPUs and their threads, paused. `confine` runs on each thread before the guest does.
@@ -131,16 +138,17 @@ impl Native {
     ) -> Result<Vcpus, NativeError> {
         let device_count = self.devices.len() as u8;
         let tables = acpi::tables(&acpi::Shape { vcpu_count: self.vcpu_count, device_count });
-        self.ram.memory().write_slice(&tables, GuestAddress(layout::ACPI_START))?;
+        self.machine.ram.memory().write_slice(&tables, GuestAddress(layout::ACPI_START))?;
         let bus = Bus::new(self.devices.clone(), self.console.clone())?;
-        self.vm.connect_line(bus.serial_interrupt(), layout::SERIAL_GSI)?;
+        self.machine.vm.connect_line(bus.serial_interrupt(), layout::SERIAL_GSI)?;
         let vcpus = (0..self.vcpu_count).map(|index| self.vcpu(index)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Vcpus::start(self.vm, vcpus, bus, confine)?)
+        Ok(Vcpus::start(self.machine, vcpus, bus, confine)?)
     }
 
     fn vcpu(&self, index: u8) -> Result<VcpuFd, NativeError> {
-        let vcpu = self.vm.vcpu(index)?;
-        let features = cpuid::configure(&self.supported, index, self.vcpu_count, self.vm.has_tsc_deadline());
+        let vcpu = self.machine.vm.vcpu(index)?;
+        let features =
+            cpuid::configure(&self.supported, index, self.vcpu_count, self.machine.vm.has_tsc_deadline());
         let features = CpuId::from_entries(&features).map_err(|_| NativeError::Cpuid)?;
         vcpu.set_cpuid2(&features).map_err(failed("tell a vCPU its features"))?;
         let msrs = Msrs::from_entries(&registers::boot_msrs()).map_err(|_| NativeError::Cpuid)?;

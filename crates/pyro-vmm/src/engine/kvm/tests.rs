@@ -1,5 +1,7 @@
 //! Small guests on whatever KVM the host has, also one that emulates: they need next to nothing of a processor.
 
+mod sys;
+
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -8,18 +10,22 @@ use vm_memory::GuestMemoryMmap;
 
 use super::loader::tests::{file, kernel_of};
 use super::*;
+use crate::device::balloon::Balloon;
+use crate::device::console::Console;
+use crate::device::fuzz;
+use crate::device::rng::Rng;
+use crate::endpoint::Endpoint;
 
 /// Where the counting guest counts.
 const COUNTER: u64 = 8 << 20;
-/// `mov dx, PORT; mov al, VALUE; out dx, al` of 32-bit code.
-macro_rules! out {
-    ($port:expr, $value:expr) => {
-        [0x66, 0xba, $port.to_le_bytes()[0], $port.to_le_bytes()[1], 0xb0, $value, 0xee]
-    };
+/// `mov edx, PORT; mov al, VALUE; out dx, al` of 32-bit code.
+fn out(port: u16, value: u8) -> [u8; 8] {
+    let [low, high] = port.to_le_bytes();
+    [0xba, low, high, 0, 0, 0xb0, value, 0xee]
 }
 
 /// A machine whose kernel is `code`; `None`, said aloud, on a host without KVM.
-fn machine(code: &[u8], console: &SharedLog, poller: &Arc<Poller>) -> Option<Native> {
+fn machine(code: &[u8], console: &SharedLog) -> Option<Native> {
     let kvm = match File::options().read(true).write(true).open(crate::engine::KVM_DEVICE) {
         Ok(kvm) => kvm,
         Err(error) => {
@@ -34,8 +40,7 @@ fn machine(code: &[u8], console: &SharedLog, poller: &Arc<Poller>) -> Option<Nat
         kernel: &file(&kernel_of(code)),
         initramfs: &file(b"none"),
     };
-    let mut native = Native::new(kvm, &shape, console.clone()).unwrap();
-    native.attach(crate::device::rng::Rng::new(), poller).unwrap();
+    let native = Native::new(kvm, &shape, console.clone()).unwrap();
     Some(native)
 }
 
@@ -47,10 +52,10 @@ fn stop_of(vcpus: &Vcpus) -> Stop {
 
 #[test]
 fn a_guest_says_something_and_switches_itself_off() {
-    let (console, poller) = (SharedLog::new(64), Arc::new(Poller::new().unwrap()));
-    let power_off = out!(layout::SLEEP_CONTROL_PORT, layout::POWER_OFF_VALUE);
-    let code = [&out!(layout::SERIAL_PORT, b'h')[..], &out!(layout::SERIAL_PORT, b'i'), &power_off, &[0xf4]];
-    let Some(native) = machine(&code.concat(), &console, &poller) else { return };
+    let console = SharedLog::new(64);
+    let power_off = out(layout::SLEEP_CONTROL_PORT, layout::POWER_OFF_VALUE);
+    let code = [&out(layout::SERIAL_PORT, b'h')[..], &out(layout::SERIAL_PORT, b'i'), &power_off, &[0xf4]];
+    let Some(native) = machine(&code.concat(), &console) else { return };
     let vcpus = native.start(|| Ok(())).unwrap();
     assert_eq!(vcpus.stop_reason(), None, "vCPUs begin paused");
     vcpus.resume();
@@ -60,9 +65,9 @@ fn a_guest_says_something_and_switches_itself_off() {
 
 #[test]
 fn a_guest_that_breaks_its_cpu_is_reset() {
-    let (console, poller) = (SharedLog::new(64), Arc::new(Poller::new().unwrap()));
+    let console = SharedLog::new(64);
     // An undefined instruction, and nobody to handle it.
-    let Some(native) = machine(&[0x0f, 0x0b], &console, &poller) else { return };
+    let Some(native) = machine(&[0x0f, 0x0b], &console) else { return };
     let vcpus = native.start(|| Ok(())).unwrap();
     vcpus.resume();
     let stop = stop_of(&vcpus);
@@ -72,11 +77,11 @@ fn a_guest_that_breaks_its_cpu_is_reset() {
 
 #[test]
 fn a_paused_guest_stands_still() {
-    let (console, poller) = (SharedLog::new(64), Arc::new(Poller::new().unwrap()));
+    let console = SharedLog::new(64);
     // inc dword [COUNTER]; jmp back
     let code = [&[0xff, 0x05][..], &(COUNTER as u32).to_le_bytes(), &[0xeb, 0xf8]].concat();
-    let Some(native) = machine(&code, &console, &poller) else { return };
-    let memory: GuestMemoryMmap<()> = native.ram.memory().clone();
+    let Some(native) = machine(&code, &console) else { return };
+    let memory: GuestMemoryMmap<()> = native.machine.ram.memory().clone();
     let count = || memory.read_obj::<u32>(GuestAddress(COUNTER)).unwrap();
     let vcpus = native.start(|| Ok(())).unwrap();
     for _ in 0..10 {
@@ -96,9 +101,48 @@ fn a_paused_guest_stands_still() {
 
 #[test]
 fn threads_that_cannot_be_confined_run_no_guest() {
-    let (console, poller) = (SharedLog::new(64), Arc::new(Poller::new().unwrap()));
-    let Some(native) = machine(&out!(layout::SERIAL_PORT, b'x'), &console, &poller) else { return };
+    let console = SharedLog::new(64);
+    let Some(native) = machine(&out(layout::SERIAL_PORT, b'x'), &console) else { return };
     let error = native.start(|| Err("no filter here".to_owned())).err().expect("refused").to_string();
     assert!(error.contains("no filter here"), "{error}");
     assert!(console.lock().tail(64).is_empty());
+}
+
+const DEVICES: u32 = 6;
+const ROUNDS: u32 = 3000;
+const SEED: u32 = 20_261_130;
+const STACK: u32 = 9 << 20;
+/// The memory in which the hostile guest has the rings of all of its queues.
+const RINGS: u32 = 10 << 20;
+
+#[test]
+fn a_hostile_guest_ends_its_machine_cleanly_at_worst() {
+    let console = SharedLog::new(64);
+    let Some(mut native) = machine(sys::hostile_guest(), &console) else { return };
+    let poller = Arc::new(Poller::new().unwrap());
+    let (network, _far) = fuzz::network().unwrap();
+    let mut devices: Vec<Box<dyn Endpoint>> = vec![
+        Box::new(native.attach(fuzz::block().unwrap(), &poller).unwrap()),
+        Box::new(native.attach(Rng::new(), &poller).unwrap()),
+        Box::new(native.attach(Console::new(SharedLog::new(64)), &poller).unwrap()),
+        Box::new(native.attach(Balloon::new(native.reclaim()), &poller).unwrap()),
+        Box::new(native.attach(fuzz::vsock().unwrap(), &poller).unwrap()),
+        Box::new(native.attach(network, &poller).unwrap()),
+    ];
+    assert_eq!(devices.len(), DEVICES as usize);
+    let vcpus = native.start(|| Ok(())).unwrap();
+    vcpus.resume();
+    let until = Instant::now() + Duration::from_secs(120);
+    let mut served = 0u64;
+    while vcpus.stop_reason().is_none() {
+        assert!(Instant::now() < until, "the guest does not end");
+        for token in poller.wait(Some(Duration::from_millis(10))).unwrap() {
+            served += 1;
+            // A core that cannot go on ends the machine; the others are tried on.
+            let _ = devices[usize::from(token.endpoint)].ready(token.source);
+        }
+        devices.iter_mut().for_each(|device| drop(device.resume()));
+    }
+    assert_eq!(vcpus.stop_reason(), Some(&Stop::PoweredOff));
+    assert!(served > u64::from(ROUNDS) / 10, "the devices were kicked {served} times");
 }

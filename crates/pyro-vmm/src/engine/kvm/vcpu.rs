@@ -19,7 +19,9 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::bus::Bus;
+use super::memory::GuestRam;
 use super::vm::Vm;
+use crate::virtio_mmio::RegisterPages;
 
 /// How long a vCPU may take to leave the guest; it does so at once unless the host is starved.
 const PAUSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -57,19 +59,27 @@ struct Shared {
     stopped: OwnedFd,
 }
 
+/// What is the guest's beside its vCPUs.
+pub(crate) struct Machine {
+    /// KVM cuts the interrupt lines of a machine that nobody has open.
+    pub(crate) vm: Vm,
+    pub(crate) ram: GuestRam,
+    pub(crate) pages: RegisterPages,
+}
+
 /// All vCPUs of a machine, each on its thread. The threads end with the process.
 pub(crate) struct Vcpus {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    #[allow(dead_code, reason = "held for its interrupt lines, which KVM cuts when nobody has the machine open")]
-    vm: Vm,
+    #[allow(dead_code, reason = "held for as long as the guest may run")]
+    machine: Machine,
 }
 
 impl Vcpus {
     /// Starts the threads, paused, once all of them are confined. `confine` runs on each before anything of
     /// the guest does.
     pub(crate) fn start(
-        vm: Vm,
+        machine: Machine,
         vcpus: Vec<VcpuFd>,
         bus: Bus,
         confine: impl Fn() -> Result<(), String> + Send + Sync + 'static,
@@ -97,7 +107,7 @@ impl Vcpus {
             })
         };
         let threads = vcpus.into_iter().enumerate().map(start).collect::<io::Result<Vec<_>>>()?;
-        let vcpus = Self { shared, threads, vm };
+        let vcpus = Self { shared, threads, machine };
         vcpus.await_paused()?;
         Ok(vcpus)
     }
