@@ -104,7 +104,7 @@ impl MachineCgroup {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for _ in 0..CREATIONS {
             let mut number = [0; 8];
-            getrandom::fill(&mut number).map_err(io::Error::other)?;
+            getrandom::fill(&mut number).map_err(|error| io::Error::other(error.to_string()))?;
             let path = base.join(format!("{MACHINE}{:016x}", u64::from_ne_bytes(number)));
             fs::create_dir(&path)?;
             match lock(&path) {

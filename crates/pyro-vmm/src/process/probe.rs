@@ -33,7 +33,7 @@ pub(super) fn run(
     let _ = send_event(control.as_fd(), &Event::Started(started));
     let outcome = match late {
         Some((trial, device)) if trial.place == Place::Devices => {
-            vcpu.end(None)?;
+            vcpu.end(None)??;
             carry_out((trial, device))
         }
         late => vcpu.end(late)?,
