@@ -323,12 +323,14 @@ pub fn probe_jail_with(vmm_binary: &Path, probe: Probe) -> Probed {
     let mut map: Vec<_> = device.iter().map(|device| (device.as_fd(), fds::PROBE_DEVICE)).collect();
     map.extend(probe.log.iter().map(|log| (log.as_fd(), 2)));
     let cgroup = MachineCgroup::create(cgroup::Limits::of_the_devices());
-    let (control, mut process) = match start_for(vmm_binary, &order, &map, cgroup.as_ref().ok()) {
+    let (control, mut process) = match start_without_order(vmm_binary, &map, cgroup.as_ref().ok()) {
         Ok(started) => started,
         Err(error) => return nothing(error),
     };
-    // Before it may have ended.
+    // While it still waits for its order.
     let cgroup = cgroup::report(&cgroup, process.pid());
+    // A program that has ended has no answer either.
+    let _ = send_order(&control, &order);
     let answer = receive_report(&control, limits::JAIL_REPORT);
     let end = process.wait_or_kill(limits::ENGINE_EXIT);
     let report = answer.and_then(|event| match event {
@@ -368,10 +370,12 @@ fn ask(
     order: &Order,
     files: &[(BorrowedFd<'_>, RawFd)],
 ) -> (Result<Option<Event>, SpawnError>, ProcessEnd) {
-    let (control, mut process) = match start_for(vmm_binary, order, files, None) {
+    let (control, mut process) = match start_without_order(vmm_binary, files, None) {
         Ok(started) => started,
         Err(error) => return (Err(error), ProcessEnd::Unknown),
     };
+    // A program that has ended has no answer either.
+    let _ = send_order(&control, order);
     let answer = receive_report(&control, limits::JAIL_REPORT);
     let end = process.wait_or_kill(limits::ENGINE_EXIT);
     (answer, end)
@@ -391,15 +395,14 @@ fn receive_report(control: &OwnedFd, limit: Duration) -> Result<Option<Event>, S
     Ok(received.ok().and_then(|(len, _)| serde_json::from_slice(&bytes[..len]).ok()))
 }
 
-fn start_for(
+/// Starts the program, which waits for an order on the control socket that is returned.
+fn start_without_order(
     vmm_binary: &Path,
-    order: &Order,
     files: &[(BorrowedFd<'_>, RawFd)],
     cgroup: Option<&MachineCgroup>,
 ) -> Result<(OwnedFd, Process), SpawnError> {
     let (control, far) = seqpacket_pair().map_err(SpawnError::os("make the control socket"))?;
     let null = open_null()?;
-    send_order(&control, order)?;
     let mut map = vec![(null.as_fd(), 0), (null.as_fd(), 1), (null.as_fd(), 2), (far.as_fd(), fds::CONTROL)];
     // A later one for the same number counts.
     map.extend(files);
