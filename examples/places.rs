@@ -21,5 +21,6 @@ pub(crate) fn config() -> Result<Config, Box<dyn std::error::Error>> {
         registry: Default::default(),
         host_proxy: Default::default(),
         fault: None,
+        trap_log: None,
     })
 }

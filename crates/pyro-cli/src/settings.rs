@@ -165,6 +165,7 @@ fn resolve(
         registry: registry_config(var, file.registry),
         host_proxy: host_proxy(var),
         fault: fault(var),
+        trap_log: trap_log(var),
     })
 }
 
@@ -192,6 +193,14 @@ fn fault(var: &dyn Fn(&'static str) -> Option<OsString>) -> Option<Fault> {
         return None;
     }
     Fault::parse(var("PYRO_TEST_FAULT")?.to_str()?)
+}
+
+/// Where tests want to hear of forbidden system calls. A build for users has no such variable.
+fn trap_log(var: &dyn Fn(&'static str) -> Option<OsString>) -> Option<PathBuf> {
+    if !cfg!(debug_assertions) {
+        return None;
+    }
+    var("PYRO_TEST_TRAP_LOG").map(PathBuf::from)
 }
 
 fn read_config(path: &Path) -> Result<ConfigFile, SettingsError> {

@@ -32,4 +32,7 @@ pub struct Config {
     /// Where this and its supervisor die, for tests.
     #[doc(hidden)]
     pub fault: Option<Fault>,
+    /// Where forbidden system calls of machines' processes are told instead of just ending them, for tests.
+    #[doc(hidden)]
+    pub trap_log: Option<PathBuf>,
 }

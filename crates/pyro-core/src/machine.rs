@@ -339,6 +339,7 @@ pub(crate) fn start_request(
         state_dir: config.state_dir.clone(),
         life,
         fault: config.fault.clone(),
+        trap_log: config.trap_log.clone(),
     })
 }
 

@@ -6,7 +6,7 @@
 //! The host starts the process in namespaces of its own where it may. [`Jail::prepare`] does what the engine
 //! inherits, [`Jail::confine_engine`] adds what the engine's process does to itself before it becomes the
 //! engine, [`Jail::enclose`] takes everything else from this process, and each of its threads ends with a filter of
-//! system calls of its own, [`Jail::filter`] or [`confine_vcpu`]. Each step that a host does not allow
+//! system calls of its own, [`Jail::filter`] or [`Confinement::close`]. Each step that a host does not allow
 //! is left out and named in the report; only the system call filter is indispensable.
 
 use std::fs::File;
@@ -14,6 +14,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -28,7 +30,7 @@ mod seccomp;
 mod status;
 mod sys;
 
-pub use attempt::Attempt;
+pub use attempt::{Attempt, Place, Trial};
 pub use report::*;
 
 /// Descriptors of this process: the loop's own, and one per stream of the guest.
@@ -59,6 +61,33 @@ pub struct Jail {
     vmm: ProcessJail,
     vmm_status: Option<File>,
     engine: Option<EngineJail>,
+    vcpus: Arc<ConfinedThreads>,
+}
+
+/// What the vCPUs' threads heard from the kernel.
+#[derive(Default)]
+struct ConfinedThreads {
+    count: AtomicU32,
+    filtered: AtomicU32,
+}
+
+/// The last step for the vCPUs' threads.
+#[derive(Clone)]
+pub(crate) struct Confinement {
+    seccomp: SeccompAction,
+    threads: Arc<ConfinedThreads>,
+}
+
+impl Confinement {
+    /// Closes the jail on the calling thread, which makes the system calls of a vCPU's filter from here on.
+    pub(crate) fn close(&self) -> Result<(), String> {
+        self.threads.count.fetch_add(1, Ordering::Relaxed);
+        seccomp::apply(seccomp::Thread::Vcpu, self.seccomp)?;
+        if sys::is_filtered() {
+            self.threads.filtered.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }
 
 struct EngineJail {
@@ -75,9 +104,9 @@ pub(crate) fn close_undeclared(first_free: RawFd) {
     let _ = sys::close_from(first_free);
 }
 
-/// Last step for a vCPU's thread.
-pub(crate) fn confine_vcpu(action: SeccompAction) -> Result<(), String> {
-    seccomp::apply(seccomp::Thread::Vcpu, action)
+/// Arranges what cannot be had from within the jail. Call once, before there is another thread.
+pub(crate) fn prepare_runtime() {
+    sys::keep_one_heap();
 }
 
 impl Jail {
@@ -95,7 +124,7 @@ impl Jail {
             vmm.missing.push("/proc cannot be read: most of this report is unknown".into());
         }
         vmm.namespaces = NamespaceIds::of_this_process().own(host_namespaces);
-        Ok(Self { host_namespaces, seccomp, vmm, vmm_status, engine: None })
+        Ok(Self { host_namespaces, seccomp, vmm, vmm_status, engine: None, vcpus: Arc::default() })
     }
 
     /// Adds to `command` what the engine's process does to itself before it becomes `program`. It may read
@@ -150,6 +179,7 @@ impl Jail {
     /// Takes everything from this process but system calls on what it has open. The last moment for threads, which
     /// inherit it.
     pub fn enclose(&mut self) -> Result<(), JailError> {
+        let engine = self.engine_place();
         self.vmm.limits = own_limits();
         let missing = &mut self.vmm.missing;
         match root::empty() {
@@ -163,7 +193,7 @@ impl Jail {
             Ok(()) => self.vmm.undumpable = Some(true),
             Err(error) => missing.push(format!("dumpable: {error}")),
         }
-        match landlock::for_vmm().map(|(ruleset, abi)| (landlock::enforce(ruleset), abi)) {
+        match landlock::for_vmm(engine).map(|(ruleset, abi)| (landlock::enforce(ruleset), abi)) {
             Ok((true, abi)) => self.vmm.landlock = Landlock::Enforced { abi },
             Ok((false, _)) => missing.push("landlock: the rules are not in force".into()),
             Err(why) => missing.push(format!("landlock: {why}")),
@@ -175,13 +205,33 @@ impl Jail {
 
     /// Last step, for the thread that serves the devices: from here on it makes the system calls of its filter.
     pub fn filter(&mut self) -> Result<(), JailError> {
-        seccomp::apply(seccomp::Thread::Devices, self.seccomp).map_err(JailError::Seccomp)
+        seccomp::apply(seccomp::Thread::Devices(self.engine_place()), self.seccomp)
+            .map_err(JailError::Seccomp)
+    }
+
+    /// For threads of vCPUs, which are made after [`Jail::enclose`] and before [`Jail::filter`].
+    pub(crate) fn confinement(&self) -> Confinement {
+        Confinement { seccomp: self.seccomp, threads: Arc::clone(&self.vcpus) }
+    }
+
+    fn engine_place(&self) -> seccomp::Engine {
+        match self.engine {
+            Some(_) => seccomp::Engine::Process,
+            None => seccomp::Engine::Threads,
+        }
     }
 
     /// What is in force now, as the kernel tells it.
     pub fn report(&self) -> JailReport {
         let mut vmm = self.vmm.clone();
-        status::observe(&mut vmm, self.vmm_status.as_ref());
+        let threads = status::observe(&mut vmm, self.vmm_status.as_ref());
+        let count = self.vcpus.count.load(Ordering::Relaxed);
+        let others = threads.map_or(0, |threads| threads.saturating_sub(count + 1));
+        if others != 0 {
+            vmm.missing.push(format!("{others} threads that are not known to be filtered"));
+        }
+        let filtered = self.vcpus.filtered.load(Ordering::Relaxed);
+        let vcpu_threads = (count != 0).then_some(VcpuThreads { count, filtered });
         let engine = self.engine.as_ref().map(|engine| {
             let mut jail = engine.jail.clone();
             status::observe(&mut jail, engine.status.as_ref());
@@ -192,7 +242,8 @@ impl Jail {
             }
             jail
         });
-        JailReport { vmm, engine }
+        // The host knows of the cgroup.
+        JailReport { vmm, engine, vcpu_threads, cgroup: Cgroup::default() }
     }
 }
 

@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::engine::{EngineSpec, KVM_DEVICE};
-use crate::jail::{Attempt, JailReport, NamespaceIds};
+use crate::jail::{JailReport, NamespaceIds, Trial};
 use crate::limits;
 use crate::protocol::channel::{self, Message, Received};
 use crate::protocol::control;
@@ -29,9 +29,11 @@ use crate::protocol::{
     fds,
 };
 
+mod cgroup;
 mod process;
 mod sys;
 
+use cgroup::MachineCgroup;
 use process::Process;
 pub use process::ProcessEnd;
 
@@ -133,6 +135,8 @@ impl SpawnError {
 #[derive(Debug)]
 pub struct Machine {
     process: Process,
+    /// After the process, which is in it; or why there is none.
+    cgroup: Result<MachineCgroup, String>,
     channel: HostChannel,
     control: OwnedFd,
     exited: bool,
@@ -151,6 +155,7 @@ impl Machine {
             EngineSpec::Kvm => Some((open_kvm()?, fds::kvm(&config))),
             EngineSpec::Emulated { .. } => None,
         };
+        let cgroup = MachineCgroup::create(cgroup::Limits::of_a_machine(&config));
         // Before the process exists, so that its first read finds it.
         send_order(&control, &Order::Run(config))?;
         let mut map = vec![
@@ -167,8 +172,9 @@ impl Machine {
         map.extend(spec.disk.sealed.iter().map(AsFd::as_fd).zip(fds::sealed(sealed_layers)));
         map.extend(spec.network.iter().map(|network| (network.link.as_fd(), fds::network(sealed_layers))));
         map.extend(kvm.iter().map(|(device, number)| (device.as_fd(), *number)));
-        let process = Process::spawn(&process::Program { path: &spec.vmm_binary, map: &map })?;
-        Ok(Self { process, channel: HostChannel { socket: channel }, control, exited: false })
+        let program = process::Program { path: &spec.vmm_binary, map: &map, cgroup: cgroup.as_ref().ok() };
+        let process = Process::spawn(&program)?;
+        Ok(Self { process, cgroup, channel: HostChannel { socket: channel }, control, exited: false })
     }
 
     /// Streams to and from the guest.
@@ -246,6 +252,11 @@ impl Machine {
         });
         match received {
             Ok((len, _)) if len > 0 => Some(match serde_json::from_slice(&bytes[..len]) {
+                // What the process says of what is outside of it counts for nothing.
+                Ok(Event::Started(mut started)) => {
+                    started.jail.cgroup = cgroup::report(&self.cgroup, self.process.pid());
+                    Event::Started(started)
+                }
                 Ok(event) => event,
                 // The process no longer behaves as ours.
                 Err(error) => {
@@ -272,22 +283,65 @@ impl Drop for Machine {
 
 /// Lets `vmm_binary` close its jail without a machine, and tell what is in force on this host.
 pub fn probe_jail(vmm_binary: &Path) -> Result<JailReport, SpawnError> {
-    probe_jail_with(vmm_binary, SeccompAction::Kill, None).0
+    probe_jail_with(vmm_binary, Probe::default()).report
 }
 
-/// The same; inside the closed jail the process then makes a forbidden attempt. Also tells how it ended.
-pub fn probe_jail_with(
-    vmm_binary: &Path,
-    seccomp: SeccompAction,
-    attempt: Option<Attempt>,
-) -> (Result<JailReport, SpawnError>, ProcessEnd) {
-    let order = Order::Probe { host_namespaces: NamespaceIds::of_this_process(), seccomp, attempt };
-    let (answer, end) = ask(vmm_binary, &order, &[]);
+/// What a process that closes its jail without a machine shall do.
+#[derive(Debug, Default)]
+pub struct Probe {
+    /// What a system call outside the filters does.
+    pub seccomp: SeccompAction,
+    /// A forbidden attempt to make from inside.
+    pub trial: Option<Trial>,
+    /// Where the process's standard error goes; `None` is nowhere.
+    pub log: Option<File>,
+}
+
+/// What was seen of such a process.
+#[derive(Debug)]
+pub struct Probed {
+    /// What it reported, if it did.
+    pub report: Result<JailReport, SpawnError>,
+    /// Its last word: [`ExitReason::PoweredOff`] when nothing was refused. `None` when it did not come to one.
+    pub last_word: Option<ExitReason>,
+    /// How it ended.
+    pub end: ProcessEnd,
+}
+
+/// The same as [`probe_jail`], in parts. A trial gets the KVM device where it opens.
+pub fn probe_jail_with(vmm_binary: &Path, probe: Probe) -> Probed {
+    let nothing = |error| Probed { report: Err(error), last_word: None, end: ProcessEnd::Unknown };
+    let device = match probe.trial.as_ref().map(|_| open_kvm().or_else(|_| open_null())).transpose() {
+        Ok(device) => device,
+        Err(error) => return nothing(error),
+    };
+    let order = Order::Probe {
+        host_namespaces: NamespaceIds::of_this_process(),
+        seccomp: probe.seccomp,
+        trial: probe.trial,
+    };
+    let mut map: Vec<_> = device.iter().map(|device| (device.as_fd(), fds::PROBE_DEVICE)).collect();
+    map.extend(probe.log.iter().map(|log| (log.as_fd(), 2)));
+    let cgroup = MachineCgroup::create(cgroup::Limits::of_the_devices());
+    let (control, mut process) = match start_without_order(vmm_binary, &map, cgroup.as_ref().ok()) {
+        Ok(started) => started,
+        Err(error) => return nothing(error),
+    };
+    // While it still waits for its order.
+    let cgroup = cgroup::report(&cgroup, process.pid());
+    // A program that has ended has no answer either.
+    let _ = send_order(&control, &order);
+    let answer = receive_report(&control, limits::JAIL_REPORT);
+    let end = process.wait_or_kill(limits::ENGINE_EXIT);
     let report = answer.and_then(|event| match event {
-        Some(Event::Started(started)) => Ok(started.jail),
+        Some(Event::Started(started)) => Ok(JailReport { cgroup, ..started.jail }),
         other => Err(SpawnError::Jail(no_answer(other, end))),
     });
-    (report, end)
+    let last_word = match receive_report(&control, Duration::ZERO) {
+        Ok(Some(Event::Exited { reason, .. })) => Some(reason),
+        Ok(_) | Err(_) => None,
+    };
+    Probed { report, last_word, end }
 }
 
 /// Lets `vmm_binary` try whether the KVM behind `device` runs guests. The inner error is why it does not.
@@ -316,10 +370,12 @@ fn ask(
     order: &Order,
     files: &[(BorrowedFd<'_>, RawFd)],
 ) -> (Result<Option<Event>, SpawnError>, ProcessEnd) {
-    let (control, mut process) = match start_for(vmm_binary, order, files) {
+    let (control, mut process) = match start_without_order(vmm_binary, files, None) {
         Ok(started) => started,
         Err(error) => return (Err(error), ProcessEnd::Unknown),
     };
+    // A program that has ended has no answer either.
+    let _ = send_order(&control, order);
     let answer = receive_report(&control, limits::JAIL_REPORT);
     let end = process.wait_or_kill(limits::ENGINE_EXIT);
     (answer, end)
@@ -339,17 +395,18 @@ fn receive_report(control: &OwnedFd, limit: Duration) -> Result<Option<Event>, S
     Ok(received.ok().and_then(|(len, _)| serde_json::from_slice(&bytes[..len]).ok()))
 }
 
-fn start_for(
+/// Starts the program, which waits for an order on the control socket that is returned.
+fn start_without_order(
     vmm_binary: &Path,
-    order: &Order,
     files: &[(BorrowedFd<'_>, RawFd)],
+    cgroup: Option<&MachineCgroup>,
 ) -> Result<(OwnedFd, Process), SpawnError> {
     let (control, far) = seqpacket_pair().map_err(SpawnError::os("make the control socket"))?;
     let null = open_null()?;
-    send_order(&control, order)?;
     let mut map = vec![(null.as_fd(), 0), (null.as_fd(), 1), (null.as_fd(), 2), (far.as_fd(), fds::CONTROL)];
+    // A later one for the same number counts.
     map.extend(files);
-    let process = Process::spawn(&process::Program { path: vmm_binary, map: &map })?;
+    let process = Process::spawn(&process::Program { path: vmm_binary, map: &map, cgroup })?;
     Ok((control, process))
 }
 

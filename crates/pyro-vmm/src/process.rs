@@ -12,6 +12,7 @@ mod emulator;
 mod engine;
 mod host_ports;
 mod native;
+mod probe;
 mod serve;
 mod sys;
 
@@ -33,9 +34,7 @@ use crate::engine::kvm::canary::{self, CanaryError};
 use crate::jail::{self, Jail, JailError};
 use crate::limits;
 use crate::poll::{Poller, Source, Token};
-use crate::protocol::{
-    Config, ConfigError, EngineConfig, Event, ExitReason, NetworkConfig, Order, Started, fds,
-};
+use crate::protocol::{Config, ConfigError, EngineConfig, Event, ExitReason, NetworkConfig, Order, fds};
 use engine::Engine;
 use host_ports::HostPorts;
 use serve::{Serving, endpoint};
@@ -73,6 +72,7 @@ pub fn main() -> ExitCode {
         Ok(Some(order)) => fds::first_free(order),
         Ok(None) | Err(_) => fds::FIRST_FREE_WITHOUT_ORDER,
     });
+    jail::prepare_runtime();
     report_panics(&control);
     let event = match order.and_then(|order| order.map_or(Ok(None), |order| carry_out(order, &control))) {
         Ok(Some(event)) => event,
@@ -96,17 +96,8 @@ fn receive_order(control: BorrowedFd<'_>) -> Result<Option<Order>, SetupError> {
 fn carry_out(order: Order, control: &OwnedFd) -> Result<Option<Event>, SetupError> {
     match order {
         Order::Run(config) => Ok(set_up(control, &config)?.run(control)),
-        Order::Probe { host_namespaces, seccomp, attempt } => {
-            let mut jail = Jail::prepare(host_namespaces, seccomp)?;
-            jail.enclose()?;
-            jail.filter()?;
-            let started = Started { engine: "none".into(), engine_pid: 0, jail: jail.report() };
-            // A host that does not listen also does not care.
-            let _ = send_event(control.as_fd(), &Event::Started(started));
-            if let Some(attempt) = attempt {
-                attempt.carry_out();
-            }
-            Ok(Some(exited(ExitReason::PoweredOff)))
+        Order::Probe { host_namespaces, seccomp, trial } => {
+            probe::run(host_namespaces, seccomp, trial, control).map(Some)
         }
         Order::Canary => {
             let device = take(fds::CANARY_KVM)?;
@@ -208,7 +199,7 @@ fn set_up(control: &OwnedFd, config: &Config) -> Result<Serving, SetupError> {
     };
     poller.add(control.as_fd(), Token { endpoint: endpoint::CONTROL, source: Source::Messages })?;
     jail.enclose()?;
-    engine.start_threads(config.seccomp)?;
+    engine.start_threads(jail.confinement())?;
     jail.filter()?;
     Ok(Serving::new(poller, devices, engine, jail))
 }

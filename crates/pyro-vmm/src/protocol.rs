@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::jail::{Attempt, JailReport, NamespaceIds};
+use crate::jail::{JailReport, NamespaceIds, Trial};
 use crate::limits;
 
 pub mod channel;
@@ -50,12 +50,16 @@ pub mod fds {
     /// The KVM device for [`Order::Canary`](super::Order::Canary).
     pub const CANARY_KVM: RawFd = CONTROL + 1;
 
+    /// What a [`Trial`](crate::jail::Trial) sends requests to.
+    pub const PROBE_DEVICE: RawFd = CONTROL + 1;
+
     /// The first number that must not be open.
     pub fn first_free(order: &super::Order) -> RawFd {
         match order {
             super::Order::Run(config) => kvm(config) + RawFd::from(config.engine == super::EngineConfig::Kvm),
             super::Order::Canary => CANARY_KVM + 1,
-            super::Order::Probe { .. } => FIRST_FREE_WITHOUT_ORDER,
+            super::Order::Probe { trial: Some(_), .. } => PROBE_DEVICE + 1,
+            super::Order::Probe { trial: None, .. } => FIRST_FREE_WITHOUT_ORDER,
         }
     }
 
@@ -76,7 +80,7 @@ pub enum Order {
         /// What a forbidden system call does.
         seccomp: SeccompAction,
         /// Something forbidden to try from inside.
-        attempt: Option<Attempt>,
+        trial: Option<Trial>,
     },
     /// Try whether the KVM that is given runs guests, and end: [`ExitReason::PoweredOff`] when a small one ran,
     /// [`ExitReason::StartFailed`] when not.

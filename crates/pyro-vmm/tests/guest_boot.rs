@@ -14,9 +14,11 @@ use std::time::Instant;
 
 use lab::{DISK_MARK, Lab};
 use pyro_vmm::block::{self, DiskReader, OpenError};
+use pyro_vmm::jail::VcpuThreads;
 use pyro_vmm::{EngineSpec, ExitReason, NetworkConfig, NetworkSpec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::process::Signal;
 
 #[test]
 fn a_guest_that_powers_off_ends_its_machine() {
@@ -325,6 +327,27 @@ fn memory_that_a_guest_frees_goes_back_to_the_host() {
 }
 
 #[test]
+fn a_machine_that_was_stopped_by_a_signal_goes_on() {
+    let Some(lab) = Lab::open() else { return };
+    let mut machine = lab.start("serve");
+    machine.ready();
+    let mut echo = machine.operate('e', 0, 0);
+    for round in 0..5 {
+        // Waits that have a time limit go on by a system call of the kernel's own.
+        for signal in [Signal::STOP, Signal::CONT] {
+            rustix::process::pidfd_send_signal(machine.machine.process_fd(), signal).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let mut answer = [0];
+        echo.write_all(&[round]).unwrap();
+        echo.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [round]);
+    }
+    machine.operate('p', 0, 0);
+    assert_eq!(machine.ended().0, ExitReason::PoweredOff);
+}
+
+#[test]
 fn a_killed_machine_leaves_no_process_behind() {
     let Some(lab) = Lab::open() else { return };
     let mut machine = lab.start("serve");
@@ -417,6 +440,9 @@ fn both_processes_are_confined_while_the_guest_runs() {
     let report = machine.started().jail;
     println!("{report}");
     assert_eq!(report.engine.is_some(), !lab.is_native());
+    let vcpus = lab.is_native().then_some(VcpuThreads { count: 1, filtered: 1 });
+    assert_eq!(report.vcpu_threads, vcpus);
+    assert_eq!(filtered_threads(machine.machine.pid()), vec![true; 1 + usize::from(lab.is_native())]);
     for jail in [Some(report.vmm), report.engine].into_iter().flatten() {
         assert!(jail.no_new_privs && jail.seccomp_filters > 0 && jail.no_capabilities);
     }
@@ -432,4 +458,15 @@ fn both_processes_are_confined_while_the_guest_runs() {
         let handed_over = Path::new(&fd).starts_with(std::env::temp_dir());
         assert!(handed_over || ours.iter().any(|kind| fd.starts_with(kind)), "{fd} is open");
     }
+}
+
+/// Of each thread of a process, whether its system calls are filtered: proc_pid_status(5), seen from outside.
+fn filtered_threads(pid: u32) -> Vec<bool> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads
+        .map(|thread| {
+            let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            status.lines().any(|line| line == "Seccomp:\t2")
+        })
+        .collect()
 }

@@ -44,8 +44,14 @@ const GUEST_MEMORY: &str = "--mem-mib=256";
 /// The workspace's name.
 const NAME: &str = "dist-check";
 /// Variables that would lead pyro away from its installation, or into other settings.
-const LEADING_AWAY: [&str; 5] =
-    ["PYRO_RUNTIME_BUNDLE_DIR", "PYRO_REGISTRY_MIRROR", "PYRO_TEST_FAULT", "PYRO_TEST_INIT", "PYTHONPATH"];
+const LEADING_AWAY: [&str; 6] = [
+    "PYRO_RUNTIME_BUNDLE_DIR",
+    "PYRO_REGISTRY_MIRROR",
+    "PYRO_TEST_FAULT",
+    "PYRO_TEST_TRAP_LOG",
+    "PYRO_TEST_INIT",
+    "PYTHONPATH",
+];
 
 impl Visitor {
     pub(super) fn new(installation: Installation, place: &Path, cache: PathBuf) -> Result<Self> {

@@ -19,16 +19,30 @@ pub(crate) struct Pyro {
     pub(crate) state: tempfile::TempDir,
     /// Variables for every command, beside the test's own.
     pub(crate) variables: Vec<(String, String)>,
+    /// Where machines' processes tell of system calls that their filters forbid.
+    trapped: tempfile::NamedTempFile,
+}
+
+impl Drop for Pyro {
+    fn drop(&mut self) {
+        let trapped = std::fs::read_to_string(self.trapped.path()).unwrap_or_default();
+        match std::thread::panicking() {
+            true => print!("{trapped}"),
+            false => assert!(!trapped.contains("forbidden system call"), "in a machine's process: {trapped}"),
+        }
+    }
 }
 
 impl Pyro {
     pub(crate) fn new() -> Self {
-        Self { state: tempfile::tempdir().unwrap(), variables: Vec::new() }
+        let trapped = tempfile::NamedTempFile::new().unwrap();
+        Self { state: tempfile::tempdir().unwrap(), variables: Vec::new(), trapped }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pyro"));
         command.args(arguments).env("PYRO_STATE_DIR", self.state.path()).stdin(Stdio::null());
+        command.env("PYRO_TEST_TRAP_LOG", self.trapped.path());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -311,6 +311,7 @@ fn machine_spec(request: &StartRequest) -> Result<(MachineSpec, String), StartEr
     };
     let engine = engine::choose(request.engine, search)?;
     let disk = disk_spec(&request.disk, &request.state_dir)?;
+    let log = request.trap_log.as_deref().map(open_trap_log).transpose()?;
     let spec = MachineSpec {
         vmm_binary: request.vmm_binary.clone(),
         engine: engine.engine,
@@ -323,8 +324,8 @@ fn machine_spec(request: &StartRequest) -> Result<(MachineSpec, String), StartEr
         guest_cid: GUEST_CID,
         host_ports: vec![READY_PORT],
         boot_args: Vec::new(),
-        seccomp: SeccompAction::Kill,
-        log: None,
+        seccomp: if log.is_some() { SeccompAction::Trap } else { SeccompAction::Kill },
+        log,
     };
     Ok((spec, engine.why))
 }
@@ -346,6 +347,11 @@ fn disk_spec(disk: &DiskRequest, state_dir: &Path) -> Result<DiskSpec, StartErro
 
 fn open(path: &Path) -> Result<File, StartError> {
     File::open(path).map_err(|source| StartError::Open { path: path.to_owned(), source })
+}
+
+fn open_trap_log(path: &Path) -> Result<File, StartError> {
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map_err(|source| StartError::Open { path: path.to_owned(), source })
 }
 
 /// The end of a console log as text: control characters but line ends and tabs are dropped.

@@ -168,6 +168,8 @@ pub(crate) struct StartRequest {
     pub(crate) life: Life,
     /// Where to die, for tests.
     pub(crate) fault: Option<Fault>,
+    /// Where the machine's process tells of a forbidden system call, for tests.
+    pub(crate) trap_log: Option<PathBuf>,
 }
 
 impl StartRequest {

@@ -8,6 +8,8 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
+use super::seccomp::Engine;
+
 /// The newest ABI whose rights are asked for; older kernels give what they have.
 const WANTED: ABI = ABI::V6;
 
@@ -26,10 +28,13 @@ const LIBRARIES: [&str; 9] = [
 /// Files that every program may touch.
 const FILES: [&str; 3] = ["/dev/null", "/dev/urandom", "/sys/devices/system/cpu"];
 
-/// Rules under which nothing opens. With the ABI in force. Signals stay possible: the engine, which is outside
-/// of these rules, must be ended through its descriptor.
-pub(super) fn for_vmm() -> Result<(RulesetCreated, u32), String> {
-    ruleset(Scope::AbstractUnixSocket.into())
+/// Rules under which nothing opens. With the ABI in force. An engine that is a process is outside of these rules and
+/// must be ended through its descriptor, so that signals stay possible beside one.
+pub(super) fn for_vmm(engine: Engine) -> Result<(RulesetCreated, u32), String> {
+    ruleset(match engine {
+        Engine::Process => Scope::AbstractUnixSocket.into(),
+        Engine::Threads => Scope::from_all(WANTED),
+    })
 }
 
 /// Rules under which the engine opens its program, libraries and firmware, and `readable`.

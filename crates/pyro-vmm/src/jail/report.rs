@@ -11,14 +11,77 @@ pub struct JailReport {
     pub vmm: ProcessJail,
     /// The engine's process, where it has one.
     pub engine: Option<ProcessJail>,
+    /// The threads of the device process that run the guest, where there are any. What else confines that process
+    /// they have from its main thread, which made them in it.
+    pub vcpu_threads: Option<VcpuThreads>,
+    /// The limits of all the machine's processes together.
+    #[serde(default)]
+    pub cgroup: Cgroup,
 }
 
 impl fmt::Display for JailReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "devices: {}", self.vmm)?;
-        match &self.engine {
-            Some(engine) => write!(out, "; engine: {engine}"),
-            None => Ok(()),
+        if let Some(threads) = &self.vcpu_threads {
+            write!(out, "; {threads}")?;
+        }
+        if let Some(engine) = &self.engine {
+            write!(out, "; engine: {engine}")?;
+        }
+        write!(out, "; {}", self.cgroup)
+    }
+}
+
+/// The threads that run the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuThreads {
+    /// How many there are.
+    pub count: u32,
+    /// How many of them asked the kernel, and heard that a filter of system calls is in force on them.
+    pub filtered: u32,
+}
+
+impl fmt::Display for VcpuThreads {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, filtered } = self;
+        match filtered == count {
+            true => write!(out, "vCPU threads: seccomp ({count})"),
+            false => write!(out, "vCPU threads: seccomp known of {filtered} of {count}"),
+        }
+    }
+}
+
+/// What bounds the machine's processes together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cgroup {
+    /// Nothing.
+    Off {
+        /// Why not.
+        why: String,
+    },
+    /// A cgroup of the machine's own, as the kernel tells its limits.
+    Limited {
+        /// `memory.max`: all memory, the guest's and what the kernel keeps for it included.
+        memory_max_bytes: u64,
+        /// `pids.max`: processes and threads.
+        pids_max: u64,
+    },
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self::Off { why: "not looked at".to_owned() }
+    }
+}
+
+impl fmt::Display for Cgroup {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off { why } => write!(out, "no cgroup ({why})"),
+            Self::Limited { memory_max_bytes, pids_max } => {
+                write!(out, "cgroup: at most {} MiB, {pids_max} tasks", memory_max_bytes >> 20)
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The system calls that the serving process may make: everything else ends it.
 //!
-//! There is no call here that opens, executes, connects, forks or signals; what has to be opened was opened
-//! before.
+//! There is no call here that opens, executes, connects, forks or signals another process; what has to be opened
+//! was opened before. The threads share their memory, so a filter keeps the host from a thread, not one thread
+//! from another.
 
 use std::collections::BTreeMap;
 
@@ -17,22 +18,45 @@ use crate::protocol::SeccompAction;
 const KVM_RUN: u64 = 0xAE80;
 const KVM_GET_REGS: u64 = 0x8090_AE81;
 
+/// The type in a socket's type, beside its flags (`SOCK_TYPE_MASK` of `linux/net.h`).
+const SOCKET_TYPE_MASK: libc::c_int = 0xf;
+
 /// What a thread is for, which decides what it may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Thread {
     /// The loop with all devices.
-    Devices,
+    Devices(Engine),
     /// A vCPU of the native engine: it runs the guest and changes registers of devices.
     Vcpu,
+}
+
+impl Thread {
+    /// For the one who reads what was trapped.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Devices(_) => "devices",
+            Self::Vcpu => "vcpu",
+        }
+    }
+}
+
+/// Where the vCPUs are that the thread with the devices stops and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Engine {
+    /// In a process of their own.
+    Process,
+    /// Threads of this process.
+    Threads,
 }
 
 /// Calls of every thread, with any arguments.
 const COMMON: [libc::c_long; 17] = [
     // Event counters, and what a trapped call says.
-    libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
     libc::SYS_clock_gettime,
+    // A driver that resets its socket device ends the streams that the loop watches.
+    libc::SYS_epoll_ctl,
     // The allocator; new mappings are checked below.
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -40,19 +64,21 @@ const COMMON: [libc::c_long; 17] = [
     libc::SYS_madvise,
     // The runtime's: locks, panics, the end of a thread and of the process.
     libc::SYS_futex,
+    // The kernel's own, when a wait with a time limit goes on after the process was stopped.
+    libc::SYS_restart_syscall,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
     libc::SYS_sched_yield,
     libc::SYS_rseq,
-    libc::SYS_sendto,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
 
 /// Calls of the thread with the devices, with any arguments.
-const OF_DEVICES: [libc::c_long; 33] = [
+const OF_DEVICES: [libc::c_long; 31] = [
     // Streams, queues' notifiers, the disk's files.
+    libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_pread64,
@@ -83,20 +109,16 @@ const OF_DEVICES: [libc::c_long; 33] = [
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
-    libc::SYS_epoll_ctl,
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_timerfd_settime,
     libc::SYS_getrandom,
-    // The engine's end, through descriptors.
-    libc::SYS_pidfd_send_signal,
-    libc::SYS_waitid,
 ];
 
 /// Puts the filter in force on this thread.
 pub(super) fn apply(thread: Thread, action: SeccompAction) -> Result<(), String> {
     if action == SeccompAction::Trap {
-        sys::report_trapped_calls().map_err(|error| error.to_string())?;
+        sys::report_trapped_calls(thread.name()).map_err(|error| error.to_string())?;
     }
     let program = program(thread, action).map_err(|error| error.to_string())?;
     seccompiler::apply_filter(&program).map_err(|error| error.to_string())
@@ -118,32 +140,49 @@ fn rules(thread: Thread) -> Result<Rules, seccompiler::BackendError> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![SeccompRule::new(vec![masked(2, libc::PROT_EXEC, 0)?])?]);
     }
-    // Debug builds look whether what they close is open.
-    rules.insert(libc::SYS_fcntl, any_of(1, &[libc::F_GETFD as u64])?);
+    // Words to the host, a panic's among them; never to an address.
+    let nowhere = SeccompCondition::new(4, Len::Qword, Op::Eq, 0)?;
+    rules.insert(libc::SYS_sendto, vec![SeccompRule::new(vec![nowhere])?]);
     match thread {
-        Thread::Devices => {
+        Thread::Devices(engine) => {
             rules.extend(OF_DEVICES.into_iter().map(|call| (call, vec![])));
-            // One end of a stream for the guest goes to the host.
-            rules.insert(libc::SYS_socketpair, any_of(0, &[libc::AF_UNIX as u64])?);
+            // One end of a stream for the guest goes to the host. A stream has one peer, where datagrams could go
+            // to any address.
+            let family = SeccompCondition::new(0, Len::Dword, Op::Eq, libc::AF_UNIX as u64)?;
+            let kind = masked(1, SOCKET_TYPE_MASK, libc::SOCK_STREAM)?;
+            rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![family, kind])?]);
             let commands =
                 [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
             rules.insert(libc::SYS_fcntl, any_of(1, &commands.map(|command| command as u64))?);
             // Non-blocking mode, and how much waits to be read.
             rules.insert(libc::SYS_ioctl, any_of(1, &[libc::FIONBIO, libc::FIONREAD])?);
-            // Vcpus are kicked, within this process.
-            rules.insert(libc::SYS_getpid, vec![]);
-            let own = SeccompCondition::new(0, Len::Dword, Op::Eq, std::process::id().into())?;
-            let kick = SeccompCondition::new(2, Len::Dword, Op::Eq, libc::SIGRTMIN() as u64)?;
-            rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![own, kick])?]);
+            rules.extend(for_engine(engine)?);
         }
         Thread::Vcpu => {
-            // A guest that resets a device ends the device's streams, on this thread.
-            rules.extend([libc::SYS_epoll_ctl, libc::SYS_shutdown].map(|call| (call, vec![])));
             // Runs the guest; the registers are for the error when it cannot go on.
             rules.insert(libc::SYS_ioctl, any_of(1, &[KVM_RUN, KVM_GET_REGS])?);
+            // In a build with assertions the standard library looks at a descriptor before it closes it.
+            rules.insert(libc::SYS_fcntl, any_of(1, &[libc::F_GETFD as u64])?);
+            // Whether this filter is in force, for the report.
+            rules.insert(libc::SYS_prctl, any_of(0, &[libc::PR_GET_SECCOMP as u64])?);
         }
     }
     Ok(rules)
+}
+
+/// What it takes to stop and end the vCPUs.
+fn for_engine(engine: Engine) -> Result<Rules, seccompiler::BackendError> {
+    Ok(match engine {
+        // Through the descriptor of its process.
+        Engine::Process => [libc::SYS_pidfd_send_signal, libc::SYS_waitid].map(|call| (call, vec![])).into(),
+        // By a kick, within this process.
+        Engine::Threads => {
+            let own = SeccompCondition::new(0, Len::Dword, Op::Eq, std::process::id().into())?;
+            let kick = SeccompCondition::new(2, Len::Dword, Op::Eq, libc::SIGRTMIN() as u64)?;
+            let kicks = vec![SeccompRule::new(vec![own, kick])?];
+            [(libc::SYS_getpid, vec![]), (libc::SYS_tgkill, kicks)].into()
+        }
+    })
 }
 
 /// Rules that allow a call when one of its arguments has one of these values.
@@ -165,9 +204,12 @@ fn masked(
 mod tests {
     use super::*;
 
+    const THREADS: [Thread; 3] =
+        [Thread::Devices(Engine::Process), Thread::Devices(Engine::Threads), Thread::Vcpu];
+
     #[test]
     fn the_filter_compiles_for_both_actions() {
-        for thread in [Thread::Devices, Thread::Vcpu] {
+        for thread in THREADS {
             assert!(program(thread, SeccompAction::Kill).is_ok());
             assert!(program(thread, SeccompAction::Trap).is_ok());
         }
@@ -175,7 +217,7 @@ mod tests {
 
     #[test]
     fn nothing_opens_executes_or_connects() {
-        let rules = [Thread::Devices, Thread::Vcpu].map(|thread| rules(thread).unwrap());
+        let rules = THREADS.map(|thread| rules(thread).unwrap());
         for call in [
             libc::SYS_open,
             libc::SYS_openat,
@@ -190,6 +232,12 @@ mod tests {
             libc::SYS_fork,
             libc::SYS_ptrace,
             libc::SYS_kill,
+            libc::SYS_tkill,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+            libc::SYS_pidfd_open,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_seccomp,
             libc::SYS_io_uring_setup,
             libc::SYS_memfd_create,
             libc::SYS_mount,
@@ -197,5 +245,12 @@ mod tests {
         ] {
             assert!(rules.iter().all(|rules| !rules.contains_key(&call)), "system call {call} is allowed");
         }
+    }
+
+    #[test]
+    fn a_signal_goes_to_the_engine_where_it_is_and_nowhere_else() {
+        let signals = [libc::SYS_tgkill, libc::SYS_pidfd_send_signal];
+        let allowed = THREADS.map(|thread| signals.map(|call| rules(thread).unwrap().contains_key(&call)));
+        assert_eq!(allowed, [[false, true], [true, false], [false, false]]);
     }
 }

@@ -9,12 +9,12 @@ use super::{Limit, ProcessJail};
 /// `status` is near 1.5 KiB.
 const STATUS_BYTES: usize = 8 << 10;
 
-/// Fills in what `/proc/PID/status` tells at this moment.
-pub(super) fn observe(jail: &mut ProcessJail, status: Option<&File>) {
+/// Fills in what `/proc/PID/status` tells at this moment. Returns how many threads the process has, if that is told.
+pub(super) fn observe(jail: &mut ProcessJail, status: Option<&File>) -> Option<u32> {
     let mut bytes = [0; STATUS_BYTES];
     let Some(len) = status.and_then(|file| file.read_at(&mut bytes, 0).ok()) else {
         jail.missing.push("/proc/PID/status cannot be read".into());
-        return;
+        return None;
     };
     let text = String::from_utf8_lossy(&bytes[..len]);
     jail.no_new_privs = number(&text, "NoNewPrivs") == Some(1);
@@ -27,6 +27,7 @@ pub(super) fn observe(jail: &mut ProcessJail, status: Option<&File>) {
     jail.no_capabilities = sets
         .iter()
         .all(|set| field(&text, set).and_then(|value| u64::from_str_radix(value, 16).ok()) == Some(0));
+    number(&text, "Threads")
 }
 
 /// The process id behind a descriptor as the mounted `/proc` counts it.

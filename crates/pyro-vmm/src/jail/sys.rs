@@ -1,6 +1,7 @@
 //! System calls of the jail that no safe interface offers.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
@@ -73,17 +74,34 @@ pub(super) fn before_exec(
     unsafe { command.pre_exec(step) };
 }
 
-/// Tries to get a page that can be written and executed.
-pub(super) fn map_executable_page() -> bool {
-    let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: a fresh mapping at a place of the kernel's choice touches nothing that exists.
-    let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
-    page != libc::MAP_FAILED
+/// Whether the kernel says that a filter of system calls is in force on this thread.
+pub(super) fn is_filtered() -> bool {
+    // `SECCOMP_MODE_FILTER` of `linux/seccomp.h`.
+    const FILTER: libc::c_int = 2;
+    // SAFETY: the call takes plain numbers and only returns one.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) == FILTER }
 }
 
-/// Makes a trapped system call tell its number on standard error before the process ends.
-pub(super) fn report_trapped_calls() -> io::Result<()> {
+/// Keeps the C library to one heap. The heaps that it makes for other threads shrink, and before the first one does
+/// it opens a file of `/proc` to decide how.
+pub(super) fn keep_one_heap() {
+    // Another C library has no such heaps.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes plain numbers.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
+    };
+}
+
+thread_local! {
+    /// What this thread is for, as its trapped calls tell it.
+    static KIND: Cell<&'static str> = const { Cell::new("unknown") };
+}
+
+/// Makes a trapped system call of this thread tell its number and the thread's `kind` on standard error before the
+/// process ends.
+pub(super) fn report_trapped_calls(kind: &'static str) -> io::Result<()> {
+    KIND.set(kind);
     // SAFETY: an all-zero `sigaction` is valid: no flags, empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_trap as *const () as usize;
@@ -105,14 +123,16 @@ extern "C" fn on_trap(_: libc::c_int, details: *mut libc::siginfo_t, _: *mut lib
     let place = unsafe { details.cast::<u8>().add(SYSCALL_OFFSET) };
     // SAFETY: the place is inside that structure and aligned for an int.
     let number = unsafe { place.cast::<libc::c_int>().read() };
-    let mut text = *b"forbidden system call 0000\n";
+    let mut text = *b"forbidden system call 0000 of a thread for ";
     let mut rest = number.unsigned_abs();
     for digit in text[22..26].iter_mut().rev() {
         *digit = b'0' + (rest % 10) as u8;
         rest /= 10;
     }
-    // SAFETY: the buffer is as long as said.
-    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+    for part in [&text[..], KIND.get().as_bytes(), b"\n"] {
+        // SAFETY: the buffer is as long as said.
+        unsafe { libc::write(2, part.as_ptr().cast(), part.len()) };
+    }
     // SAFETY: ends the process at once.
     unsafe { libc::_exit(TRAPPED) }
 }

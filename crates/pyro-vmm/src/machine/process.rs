@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, WaitIdOptions};
 
 use super::SpawnError;
+use super::cgroup::MachineCgroup;
 use super::sys::{self, Image};
 
 /// How a process ended.
@@ -44,6 +45,8 @@ impl fmt::Display for ProcessEnd {
 pub(super) struct Program<'a> {
     pub(super) path: &'a Path,
     pub(super) map: &'a [(BorrowedFd<'a>, RawFd)],
+    /// Where it runs, with all that it starts; `None` is where this process is.
+    pub(super) cgroup: Option<&'a MachineCgroup>,
 }
 
 /// A running or ended child.
@@ -63,7 +66,9 @@ impl Process {
             source: io::Error::new(io::ErrorKind::InvalidInput, error),
         })?;
         let map = duplicate(program.map).map_err(SpawnError::os("duplicate descriptors"))?;
-        let image = Image::new(path, map).map_err(SpawnError::os("describe the user"))?;
+        let entrance = program.cgroup.map(|cgroup| entrance(cgroup, &map)).transpose();
+        let entrance = entrance.map_err(SpawnError::os("open the cgroup"))?;
+        let image = Image::new(path, map, entrance).map_err(SpawnError::os("describe the user"))?;
         let (started, is_started) = mpsc::sync_channel(1);
         let reaper = std::thread::Builder::new()
             .name("pyro-machine".into())
@@ -114,6 +119,11 @@ fn duplicate(map: &[(BorrowedFd<'_>, RawFd)]) -> io::Result<Vec<(OwnedFd, RawFd)
     map.iter()
         .map(|(source, target)| Ok((rustix::io::fcntl_dupfd_cloexec(source, above)?, *target)))
         .collect()
+}
+
+/// Away from the target numbers as well.
+fn entrance(cgroup: &MachineCgroup, map: &[(OwnedFd, RawFd)]) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(cgroup.entrance()?, sys::first_free(map))?)
 }
 
 type StartResult = io::Result<(u32, OwnedFd)>;

@@ -18,6 +18,8 @@ pub(super) struct Image {
     map: Vec<(OwnedFd, RawFd)>,
     uid_map: CString,
     gid_map: CString,
+    /// `cgroup.procs` of the cgroup to enter.
+    entrance: Option<OwnedFd>,
 }
 
 /// The namespaces that a machine gets, best set first; the last is always allowed.
@@ -40,20 +42,26 @@ struct Failure {
 }
 
 impl Image {
-    /// `map` must hold copies that stand above every target number.
-    pub(super) fn new(path: CString, map: Vec<(OwnedFd, RawFd)>) -> io::Result<Self> {
+    /// `map` and `entrance` must be copies that stand above every target number.
+    pub(super) fn new(
+        path: CString,
+        map: Vec<(OwnedFd, RawFd)>,
+        entrance: Option<OwnedFd>,
+    ) -> io::Result<Self> {
         let id_map = |id: u32| CString::new(format!("0 {id} 1\n")).map_err(io::Error::other);
         Ok(Self {
             path,
             map,
             uid_map: id_map(rustix::process::geteuid().as_raw())?,
             gid_map: id_map(rustix::process::getegid().as_raw())?,
+            entrance,
         })
     }
+}
 
-    fn first_free(&self) -> RawFd {
-        self.map.iter().map(|(_, target)| target + 1).max().unwrap_or(0)
-    }
+/// The number above all targets.
+pub(super) fn first_free(map: &[(OwnedFd, RawFd)]) -> RawFd {
+    map.iter().map(|(_, target)| target + 1).max().unwrap_or(0)
 }
 
 /// Starts the program and waits until it is executed, or says why it is not.
@@ -62,7 +70,7 @@ pub(super) fn spawn(image: &Image) -> io::Result<Pid> {
     for namespaces in NAMESPACE_SETS {
         let (error_in, error_low) = pipe_with(PipeFlags::CLOEXEC)?;
         // Away from the target numbers.
-        let error_out = rustix::io::fcntl_dupfd_cloexec(&error_low, image.first_free())?;
+        let error_out = rustix::io::fcntl_dupfd_cloexec(&error_low, first_free(&image.map))?;
         drop(error_low);
         let pid = match clone(namespaces, image, &error_out) {
             Ok(pid) => pid,
@@ -145,6 +153,11 @@ fn arrange(image: &Image) -> Result<(), i32> {
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
     // SAFETY: a new session; takes nothing. Keeps a terminal's signals from the machine.
     unsafe { libc::setsid() };
+    if let Some(entrance) = &image.entrance {
+        // Whoever writes 0 means itself. The host looks afterwards whether it worked.
+        // SAFETY: the text is one byte long.
+        unsafe { libc::write(entrance.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+    }
     for (source, target) in &image.map {
         // SAFETY: the source is open; what stood at the target is closed, which only concerns this copy.
         check(unsafe { libc::dup2(source.as_raw_fd(), *target) })?;

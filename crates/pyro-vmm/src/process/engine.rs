@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::protocol::SeccompAction;
+use crate::jail::Confinement;
 
 /// What is heard of an engine.
 pub(super) enum Word {
@@ -39,8 +39,8 @@ pub(super) struct Remains {
 
 pub(super) trait Engine {
     /// The jail is closed but for the filter of system calls: the last moment for threads.
-    fn start_threads(&mut self, seccomp: SeccompAction) -> io::Result<()> {
-        let _ = seccomp;
+    fn start_threads(&mut self, confinement: Confinement) -> io::Result<()> {
+        let _ = confinement;
         Ok(())
     }
 

@@ -10,10 +10,10 @@ use super::{BootFiles, Cores, SetupError};
 use crate::device::balloon::Balloon;
 use crate::device::console::SharedLog;
 use crate::engine::kvm::{Native, Shape, Stop, Vcpus};
-use crate::jail;
+use crate::jail::Confinement;
 use crate::limits;
 use crate::poll::{Poller, Source, Token};
-use crate::protocol::{Config, SeccompAction};
+use crate::protocol::Config;
 
 /// The engine of such a machine.
 pub(super) struct NativeEngine {
@@ -58,9 +58,9 @@ pub(super) fn attach(
 }
 
 impl Engine for NativeEngine {
-    fn start_threads(&mut self, seccomp: SeccompAction) -> io::Result<()> {
+    fn start_threads(&mut self, confinement: Confinement) -> io::Result<()> {
         let Phase::Made(native) = std::mem::replace(&mut self.vcpus, Phase::Ended) else { return Ok(()) };
-        let vcpus = native.start(move || jail::confine_vcpu(seccomp)).map_err(io::Error::other)?;
+        let vcpus = native.start(move || confinement.close()).map_err(io::Error::other)?;
         self.poller
             .add(vcpus.stopped_fd(), Token { endpoint: endpoint::ENGINE, source: Source::Messages })?;
         self.vcpus = Phase::Threads(vcpus);

@@ -34,6 +34,8 @@ struct Ring {
     kick: Option<File>,
     call: Option<File>,
     enabled: bool,
+    /// Where the frontend has stopped it.
+    stopped_at: u16,
 }
 
 pub(super) struct Rings<D: Device> {
@@ -246,7 +248,14 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         let base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
-        self.queue(index)?.1.set_next_avail(base);
+        let (at, queue) = self.queue(index)?;
+        queue.set_next_avail(base);
+        // The frontend stops rings to pause the machine, and goes on where they were; or because the guest resets the
+        // device, and begins anew. Only now it is known which it was.
+        let was_reset = base == 0 && std::mem::take(&mut self.rings[at].stopped_at) != 0;
+        if was_reset {
+            self.served.device.reset();
+        }
         Ok(())
     }
 
@@ -257,10 +266,9 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
         self.forget_kick(at);
         self.rings[at].call = None;
         self.served.again &= !(1 << at);
-        // The frontend stops rings only to reset or end the device.
+        self.rings[at].stopped_at = base;
         if self.rings.iter().all(|ring| ring.kick.is_none()) {
             self.served.is_broken = false;
-            self.served.device.reset();
         }
         Ok(VhostUserVringState::new(index, base.into()))
     }

@@ -9,6 +9,7 @@ use crate::output::{self, Format, PullProgress};
 use pyro_core::exec::{AgentError, ExecRequest, Exit};
 use pyro_core::machine::{BootImage, Machine, MachineError, MachineId, MachineRequest};
 use pyro_core::network::{NetworkContacts, NetworkDenials};
+use pyro_core::supervisor::protocol::Started;
 use pyro_core::{Config, Explain, Problem, environments};
 use serde_json::json;
 use std::process::ExitCode;
@@ -98,19 +99,21 @@ async fn run(config: &Config, plan: Plan) -> ExitCode {
         // A machine that ended by itself has told why.
         Observe::Contacts => machine.end_network().await.ok(),
     };
+    let started = machine.started().clone();
     let stopped = machine.stop().await;
-    tell(&plan, &environment, &id, Told { outcome, contacts, stopped })
+    tell(&plan, &environment, &id, Told { outcome, contacts, started, stopped })
 }
 
 /// What is known when the machine is gone.
 struct Told {
     outcome: Outcome,
     contacts: Option<NetworkContacts>,
+    started: Started,
     stopped: Result<(), MachineError>,
 }
 
 fn tell(plan: &Plan, environment: &environments::Installed, id: &MachineId, told: Told) -> ExitCode {
-    let Told { outcome, contacts, stopped } = told;
+    let Told { outcome, contacts, started, stopped } = told;
     let (exit, sink, denied) = match outcome {
         Outcome::Exited { exit, sink, denied } => (exit, sink, denied),
         Outcome::Interrupted(code) => return ExitCode::from(code),
@@ -146,6 +149,7 @@ fn tell(plan: &Plan, environment: &environments::Installed, id: &MachineId, told
             "exit_code": status,
             "duration_ms": duration_ms,
             "execution_mode": "guest_vsock",
+            "machine": started,
             "network_denials": denied.denials,
             "network_denials_truncated": denied.truncated,
             "network_contacts": contacts,
