@@ -139,7 +139,7 @@ fn write_canary(memory: &GuestMemoryMmap<()>) -> Result<(), vm_memory::GuestMemo
     let (code, handler) = sys::code();
     memory.write_slice(code, GuestAddress(CODE))?;
     // An interrupt gate of the code segment (AMD64 manual, volume 2, 4.8.4); all addresses are below 64 KiB.
-    let gate = CODE + handler as u64 | u64::from(CODE_SELECTOR) << 16 | 0x8e00 << 32;
+    let gate = (CODE + handler as u64) | u64::from(CODE_SELECTOR) << 16 | 0x8e00 << 32;
     memory.write_obj(gate, GuestAddress(INTERRUPT_TABLE + 16 * BREAKPOINT))
 }
 
