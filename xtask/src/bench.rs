@@ -3,6 +3,7 @@
 mod bare_boot;
 mod clock;
 mod idle;
+mod lab;
 mod network;
 mod published_ports;
 mod services;
@@ -28,6 +29,9 @@ pub(crate) struct Arguments {
     /// Measure only these parts; repeatable
     #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
     only: Vec<Part>,
+    /// Measure the native engine beside Firecracker instead, in a lab whose time counts instructions
+    #[arg(long, conflicts_with_all = ["runs", "only"])]
+    lab: bool,
 }
 
 /// What can be measured by itself.
@@ -70,6 +74,9 @@ const STREAM_BYTES: u64 = 256 << 20;
 /// Measures everything. A figure that misses its target is marked, and is no failure: machines differ.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run(&setup::Arguments::default())?;
+    if arguments.lab {
+        return lab::run();
+    }
     let mut table = Table::new(machine());
     if arguments.wants(Part::Network) {
         network::measure(&mut table)?;

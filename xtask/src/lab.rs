@@ -22,6 +22,7 @@ use clap::Subcommand;
 use crate::{guest, output, root};
 use machine::{Access, Account, Clock, Job, Share, Size};
 pub(crate) use pack::Pack;
+pub(crate) use peer::ensure as firecracker;
 use session::Ended;
 
 /// A KVM host made by software: a Debian under QEMU's emulator whose `/dev/kvm` works

@@ -4,6 +4,9 @@
 // Enters with the address of zeroed scratch memory, aligned to 64 bytes, in rsi.
 std::arch::global_asm!(
     ".pushsection .rodata.pyro_canary, \"a\", @progbits",
+    // The code that refers to the labels may be compiled into another object than this.
+    ".globl pyro_canary_start, pyro_canary_handler, pyro_canary_end",
+    ".hidden pyro_canary_start, pyro_canary_handler, pyro_canary_end",
     "pyro_canary_start:",
     "xor eax, eax",
     "cpuid",
