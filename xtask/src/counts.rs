@@ -62,6 +62,10 @@ pub(crate) struct Reader {
     in_successes: bool,
     section_skipped: bool,
     finished: bool,
+    /// Tests that the binary said it would run.
+    announced: u64,
+    /// Tests that passed or were ignored so far.
+    seen: Counts,
     skips: Vec<String>,
 }
 
@@ -81,6 +85,9 @@ impl Reader {
             // Of one binary the last result is libtest's own; others are what its tests printed.
             self.last = counts;
             return true;
+        }
+        if !self.in_successes {
+            self.see(line);
         }
         match line {
             "successes:" => self.in_successes = true,
@@ -106,15 +113,28 @@ impl Reader {
         self.skips.iter().filter(|line| is_skip(line)).map(String::as_str)
     }
 
-    /// What the lines so far add up to. A run that never closed counts as one failure.
+    fn see(&mut self, line: &str) {
+        let running = line.strip_prefix("running ").and_then(|rest| rest.split(' ').next());
+        self.announced += running.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+        if line.starts_with("test ") {
+            self.seen.passed += u64::from(line.ends_with(" ... ok"));
+            self.seen.skipped += u64::from(line.ends_with(" ... ignored"));
+        }
+    }
+
+    /// What the lines so far add up to. Of a run that never closed every test that had not passed failed, and at least one.
     pub(crate) fn counts(&self, exited_well: bool) -> Counts {
         let mut counts = self.earlier;
         counts += self.last;
+        if !self.finished && !self.sums_results {
+            let ended = self.seen.passed + self.seen.skipped;
+            counts = Counts { failed: self.announced.saturating_sub(ended).max(1), ..self.seen };
+        }
         let said_skipped = self.skips().count() as u64;
         counts.passed = counts.passed.saturating_sub(said_skipped);
         counts.skipped += said_skipped;
-        if !self.finished || (!exited_well && counts.failed == 0) {
-            counts.failed += 1;
+        if counts.failed == 0 && !(self.finished && exited_well) {
+            counts.failed = 1;
         }
         counts
     }

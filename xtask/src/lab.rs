@@ -55,9 +55,9 @@ struct BuildArguments {
 /// The machine.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct SizeArguments {
-    /// Processors [default: as many as are here]
-    #[arg(long, value_name = "N")]
-    smp: Option<u32>,
+    /// Processors; with more than one, guests in L1 hang or die now and then
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    smp: u32,
     /// Memory [default: 2048 and 1024 a processor]
     #[arg(long, value_name = "N")]
     mem_mib: Option<u64>,
@@ -120,24 +120,24 @@ const CPU_MEM_MIB: u64 = 1024;
 impl SizeArguments {
     /// The same as words.
     fn words(&self) -> Vec<OsString> {
-        let smp = self.smp.map(|count| format!("--smp={count}"));
+        let smp = Some(format!("--smp={}", self.smp));
         let memory = self.mem_mib.map(|mebibytes| format!("--mem-mib={mebibytes}"));
         let clock = self.icount.then(|| "--icount".to_owned());
         [smp, memory, clock].into_iter().flatten().map(OsString::from).collect()
     }
 
     fn size(&self) -> Result<Size> {
-        let here = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let clock = if self.icount { Clock::Instructions } else { Clock::Host };
-        let cpu_count = match (clock, self.smp) {
-            (Clock::Instructions, None) => 1,
-            (_, Some(count)) => count,
-            (Clock::Host, None) => u32::try_from(here).unwrap_or(1),
-        };
+        let cpu_count = self.smp;
         ensure!(clock == Clock::Host || cpu_count == 1, "time that counts instructions has one processor");
         let mem_mib = self.mem_mib.unwrap_or(BASE_MEM_MIB + CPU_MEM_MIB * u64::from(cpu_count));
         Ok(Size { cpu_count, mem_mib, clock })
     }
+}
+
+/// Makes kernel and disks, so that machines that start at once find them.
+pub(crate) fn ensure_image() -> Result<()> {
+    image::ensure(None, false).map(drop)
 }
 
 /// The words that make this program run the rest of its command line in L1 as an ordinary user, with what `pack` holds.

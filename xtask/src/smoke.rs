@@ -1,8 +1,8 @@
 //! `cargo xtask smoke`: the guest suite alone, or one story of it.
 
-mod kvm;
+pub(crate) mod kvm;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{lab, test};
 
@@ -18,8 +18,11 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     size: lab::SizeArguments,
     /// In the lab: how many minutes a binary of tests may run
-    #[arg(long, value_name = "MINUTES", default_value_t = 120)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 30)]
     limit: u64,
+    /// With `--engine kvm`: instead of the suite, boot so many machines one after the other
+    #[arg(long, value_name = "N", conflicts_with = "filters")]
+    boots: Option<u32>,
     /// Only tests whose names contain one of these
     filters: Vec<String>,
 }
@@ -71,6 +74,7 @@ impl UseCase {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.scenario {
         None if arguments.engine == Engine::Kvm => kvm::run(arguments),
+        None if arguments.boots.is_some() => bail!("--boots needs --engine kvm"),
         None => test::run(&test::Arguments::guests(&arguments.filters)),
         Some(Scenario::PublishedPorts) => test::run_guest_test("guest_ports", &[]),
         Some(Scenario::UseCases { names }) if names.is_empty() => {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -19,6 +20,8 @@ use crate::{output, steps};
 pub(crate) const BINARY_TIME: Duration = Duration::from_secs(20 * 60);
 /// How long a process that a binary has left may hold its output open.
 const LINGER: Duration = Duration::from_secs(10);
+/// Lines of a failed binary's standard error that are shown, the last ones.
+const STDERR_LINES: usize = 200;
 /// Between two looks at whether a silent binary has ended.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -78,6 +81,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) variables: BTreeMap<String, OsString>,
     /// Words put before the executable, such as a program that changes the user.
     pub(crate) prefix: Vec<OsString>,
+    /// Words for the binary, beside the filters.
+    pub(crate) words: Vec<OsString>,
     /// How long a binary may run.
     pub(crate) limit: Duration,
 }
@@ -165,19 +170,41 @@ struct Profile {
     test: bool,
 }
 
+/// Where the lines of a binary go.
+#[derive(Clone, Copy)]
+enum Show {
+    /// To standard output as they are; its standard error is ours.
+    Alone,
+    /// One line a test with the binary's name and the test's time, for several binaries run at once. What the binary says
+    /// besides is shown when something failed.
+    Beside,
+}
+
 /// Runs one binary to its end or to its time limit, showing its lines as they come.
 pub(crate) fn run(binary: &TestBinary, settings: &Settings<'_>) -> Result<Counts> {
+    let times = Times { run: settings.limit, linger: LINGER };
+    counted(&binary.name, &mut command(binary, settings), Reader::default(), times, Show::Alone)
+}
+
+/// The same beside other binaries.
+pub(crate) fn run_beside(binary: &TestBinary, settings: &Settings<'_>) -> Result<Counts> {
+    let times = Times { run: settings.limit, linger: LINGER };
+    counted(&binary.name, &mut command(binary, settings), Reader::default(), times, Show::Beside)
+}
+
+fn command(binary: &TestBinary, settings: &Settings<'_>) -> Command {
     let words: Vec<OsString> =
         settings.prefix.iter().cloned().chain([binary.executable.clone().into_os_string()]).collect();
     let mut command = Command::new(&words[0]);
     command
         .args(&words[1..])
         .arg("--show-output")
+        .args(&settings.words)
         .args(settings.filters)
         .envs(&settings.variables)
         .env("CARGO_MANIFEST_DIR", &binary.directory)
         .current_dir(&binary.directory);
-    counted(&binary.name, &mut command, Reader::default(), Times { run: settings.limit, linger: LINGER })
+    command
 }
 
 /// Runs the examples in the documentation, which only cargo can do.
@@ -188,6 +215,7 @@ pub(crate) fn run_doc_tests() -> Result<Counts> {
         &mut cargo,
         Reader::of_many(),
         Times { run: BINARY_TIME, linger: LINGER },
+        Show::Alone,
     )
 }
 
@@ -195,15 +223,63 @@ pub(crate) fn run_doc_tests() -> Result<Counts> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OutputEnd {
     Closed,
-    /// The binary runs on.
-    TimeUp,
     /// The binary has ended, and something that it started has not.
     Held,
 }
 
-fn counted(name: &str, command: &mut Command, mut reader: Reader, times: Times) -> Result<Counts> {
+/// Shows the lines of one binary.
+struct Lines<'a> {
+    name: &'a str,
+    show: Show,
+    /// When the line before came: from then on its successor's test ran, for the lab runs one test at a time.
+    before: Instant,
+    /// What is shown if something failed.
+    kept: Vec<String>,
+}
+
+impl Lines<'_> {
+    fn line(&mut self, line: &str) {
+        match self.show {
+            Show::Alone => output::line(line),
+            Show::Beside if line.starts_with("test ") => {
+                let took = output::seconds(self.before.elapsed());
+                output::line(&format!("{}: {} ({took})", self.name, line.trim_start_matches("test ").trim_end()));
+            }
+            Show::Beside => self.kept.push(line.to_owned()),
+        }
+        self.before = Instant::now();
+    }
+
+    fn finish(&mut self, counts: Counts, stderr: Option<&mut File>) -> Result<()> {
+        let Some(stderr) = stderr.filter(|_| counts.failed > 0) else { return Ok(()) };
+        let mut said = Vec::new();
+        stderr.rewind()?;
+        stderr.read_to_end(&mut said)?;
+        let said = String::from_utf8_lossy(&said);
+        let said = said.lines().skip(said.lines().count().saturating_sub(STDERR_LINES));
+        for line in self.kept.drain(..).chain(said.map(str::to_owned)) {
+            output::line(&format!("{}| {line}", self.name));
+        }
+        Ok(())
+    }
+}
+
+fn counted(
+    name: &str,
+    command: &mut Command,
+    mut reader: Reader,
+    times: Times,
+    show: Show,
+) -> Result<Counts> {
     output::step(name);
     let started = Instant::now();
+    let mut stderr = match show {
+        Show::Alone => None,
+        Show::Beside => Some(tempfile::tempfile().context("cannot keep a binary's standard error")?),
+    };
+    if let Some(file) = &stderr {
+        command.stderr(file.try_clone().context("cannot keep a binary's standard error")?);
+    }
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -218,10 +294,14 @@ fn counted(name: &str, command: &mut Command, mut reader: Reader, times: Times) 
             }
         }
     });
+    let mut shown = Lines { name, show, before: started, kept: Vec::new() };
     let mut ended: Option<Instant> = None;
+    let mut killed = false;
     let end = loop {
-        if started.elapsed() >= times.run && ended.is_none() {
-            break OutputEnd::TimeUp;
+        if started.elapsed() >= times.run && ended.is_none() && !killed {
+            output::note(&format!("{name} did not end within {}: killed", output::seconds(times.run)));
+            child.kill().with_context(|| format!("cannot kill {name}"))?;
+            killed = true;
         }
         if ended.is_some_and(|ended| ended.elapsed() >= times.linger) {
             break OutputEnd::Held;
@@ -229,7 +309,7 @@ fn counted(name: &str, command: &mut Command, mut reader: Reader, times: Times) 
         match lines.recv_timeout(LOOK.min(times.run)) {
             Ok(line) => {
                 if reader.line(&line) && !line.is_empty() {
-                    output::line(&line);
+                    shown.line(&line);
                 }
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break OutputEnd::Closed,
@@ -242,10 +322,6 @@ fn counted(name: &str, command: &mut Command, mut reader: Reader, times: Times) 
     match end {
         // Only here: whatever holds the pipe open holds up its reader.
         OutputEnd::Closed => drop(forward.join()),
-        OutputEnd::TimeUp => {
-            output::note(&format!("{name} did not end within {}: killed", output::seconds(times.run)));
-            child.kill().with_context(|| format!("cannot kill {name}"))?;
-        }
         OutputEnd::Held => output::note(&format!("{name} has left a process that holds its output open")),
     }
     drop(lines);
@@ -254,6 +330,7 @@ fn counted(name: &str, command: &mut Command, mut reader: Reader, times: Times) 
         output::note(skip);
     }
     let counts = reader.counts(status.success() && end == OutputEnd::Closed);
+    shown.finish(counts, stderr.as_mut())?;
     let verdict =
         if counts.failed > 0 { format!("{name} FAILED ({counts})") } else { format!("{name} ({counts})") };
     output::done(&verdict, started.elapsed());

@@ -63,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         filters: &arguments.filters,
         variables: own_variables,
         prefix: Vec::new(),
+        words: Vec::new(),
         limit: BINARY_TIME,
     };
     let mut sum = Counts::default();
@@ -98,7 +99,7 @@ pub(crate) fn run_guest_test(name: &str, filters: &[String]) -> Result<()> {
     if name == CLIENTS {
         variables.extend(client_variables());
     }
-    let settings = Settings { filters, variables, prefix: Vec::new(), limit: BINARY_TIME };
+    let settings = Settings { filters, variables, prefix: Vec::new(), words: Vec::new(), limit: BINARY_TIME };
     Ok(suite::run(&binary, &settings)?.conclude()?)
 }
 

@@ -28,6 +28,30 @@ fn a_guest_that_powers_off_ends_its_machine() {
 }
 
 #[test]
+fn machines_boot_one_after_the_other() {
+    let Some(lab) = Lab::open() else { return };
+    let count = std::env::var("PYRO_TEST_BOOTS").map_or(3, |count| count.parse().unwrap());
+    let mut times = Vec::new();
+    for boot in 1..=count {
+        let started = Instant::now();
+        let mut machine = lab.start("power_off");
+        machine.started();
+        let pid = machine.machine.pid();
+        let reason = machine.ended().0;
+        assert_eq!(reason, ExitReason::PoweredOff, "boot {boot} of {count}");
+        drop(machine);
+        assert!(lab::ends(pid), "boot {boot} of {count} leaves its process");
+        times.push(started.elapsed());
+        if boot % 10 == 0 {
+            println!("{boot} of {count} boots, the last in {:.2?}", started.elapsed());
+        }
+    }
+    times.sort();
+    let [least, median, most] = [times[0], times[times.len() / 2], times[times.len() - 1]];
+    println!("{count} boots without a failure: {least:.2?} at least, median {median:.2?}, {most:.2?} at most");
+}
+
+#[test]
 fn a_guest_that_restarts_ends_its_machine() {
     let Some(lab) = Lab::open() else { return };
     assert_eq!(lab.start("restart").ended().0, ExitReason::Rebooted);

@@ -46,7 +46,7 @@ fn words_after_two_dashes_are_the_command() {
     let Ok(Command::Run(run)) = parsed(&["run", "--share", "a", "--share", "b", "--", "ls", "--smp"]) else {
         panic!()
     };
-    assert_eq!((run.words.len(), run.share.len(), run.size.smp), (2, 2, None));
+    assert_eq!((run.words.len(), run.share.len(), run.size.smp), (2, 2, 1));
     assert!(parsed(&["run"]).is_err() && parsed(&["run", "--smp", "2"]).is_err());
 }
 

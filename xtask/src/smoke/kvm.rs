@@ -1,12 +1,13 @@
 //! The guest suite on the native engine: here where KVM works, else in the lab.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::Arguments;
 use crate::counts::Counts;
@@ -23,29 +24,150 @@ const NO_CLIENTS: (&str, &str) = ("PYRO_TEST_NO_CLIENTS", "the KVM run of the su
 /// Binaries that start QEMU by themselves and so say nothing of this engine.
 const EMULATED_ONLY: &[&str] = &["pyro-agent test guest_boot"];
 
+/// How much slower than elsewhere guests are here, where an emulator runs the processor that runs them: tests wait longer.
+const SLOWNESS: (&str, &str) = ("PYRO_TEST_SLOWNESS", "6");
+/// Machines at once, one processor each: more than one processor in a lab makes its guests hang or die now and then.
+const LABS: usize = 2;
+/// What takes longest comes first, so that the machines end together.
+const LONGEST: &[&str] = &[
+    "pyro-cli test guest_crashes",
+    "pyro-cli test guest_shells",
+    "pyro-cli test guest_services",
+    "pyro-cli test guest_ports",
+    "pyro-cli test guest",
+    "pyro-cli test guest_network",
+    "pyro-vmm test guest_boot",
+];
+/// The test that boots one machine after the other, and the variable that tells it how many.
+const BOOTS_TEST: &str = "machines_boot_one_after_the_other";
+const BOOTS_BINARY: &str = "pyro-vmm test guest_boot";
+const BOOTS: &str = "PYRO_TEST_BOOTS";
+
 /// Builds, runs and counts.
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     setup::run(&setup::Arguments::default())?;
-    let binaries = suite::build_guest_tests()?;
+    let mut binaries = suite::build_guest_tests()?;
     let needs = Needs::prepare()?;
-    let mut variables: BTreeMap<String, OsString> = needs.variables().into_iter().collect();
-    for (name, value) in [ENGINE, REQUIRED, NO_CLIENTS] {
-        variables.insert(name.to_owned(), value.into());
+    let mut turn = Turn {
+        filters: arguments.filters.clone(),
+        size: arguments.size.clone(),
+        limit: Duration::from_secs(60 * arguments.limit),
+        variables: BTreeMap::new(),
+        words: Vec::new(),
+    };
+    if let Some(count) = arguments.boots {
+        binaries.retain(|binary| binary.name == BOOTS_BINARY);
+        turn.filters = vec![BOOTS_TEST.to_owned()];
+        turn.variables.insert(BOOTS.to_owned(), count.to_string().into());
+        // Each boot is told when it ends.
+        turn.words.push("--nocapture".into());
     }
-    let place = if works_here(&variables)? { Place::Here } else { Place::lab(arguments, &binaries, &needs)? };
-    let mut sum = Counts::default();
-    for binary in &binaries {
-        if EMULATED_ONLY.contains(&binary.name.as_str()) {
-            output::skip(&binary.name, "it boots under QEMU's emulator and nothing else");
-            sum.skipped += 1;
-            continue;
-        }
-        sum += suite::run(binary, &place.settings(arguments, binary, &variables))?;
-    }
+    let sum = turn.run(&binaries, &needs)?;
     if sum.passed + sum.failed == 0 {
         bail!("no test was run: no name contains {}", arguments.filters.join(" or "));
     }
     Ok(sum.conclude()?)
+}
+
+/// The guest tests that are run on the native engine, and how.
+pub(crate) struct Turn {
+    /// Only tests whose names contain one of these; all when empty.
+    pub(crate) filters: Vec<String>,
+    pub(crate) size: lab::SizeArguments,
+    /// How long a binary may run.
+    pub(crate) limit: Duration,
+    /// Beside those that all tests get.
+    pub(crate) variables: BTreeMap<String, OsString>,
+    /// For the binaries, beside the filters.
+    pub(crate) words: Vec<OsString>,
+}
+
+impl Turn {
+    /// Runs those of `binaries` that say something of this engine.
+    pub(crate) fn run(&self, binaries: &[TestBinary], needs: &Needs) -> Result<Counts> {
+        let mut variables: BTreeMap<String, OsString> = needs.variables().into_iter().collect();
+        for (name, value) in [ENGINE, REQUIRED, NO_CLIENTS] {
+            variables.insert(name.to_owned(), value.into());
+        }
+        variables.extend(self.variables.clone());
+        let mut sum = Counts::default();
+        let mut wanted = Vec::new();
+        for binary in binaries {
+            if EMULATED_ONLY.contains(&binary.name.as_str()) {
+                output::skip(&binary.name, "it boots under QEMU's emulator and nothing else");
+                sum.skipped += 1;
+            } else if self.has_tests(binary)? {
+                wanted.push(binary.clone());
+            }
+        }
+        wanted.sort_by_key(|binary| LONGEST.iter().position(|name| *name == binary.name).unwrap_or(LONGEST.len()));
+        if wanted.is_empty() {
+            return Ok(sum);
+        }
+        if works_here(&variables)? {
+            let settings = Settings {
+                filters: &self.filters,
+                variables,
+                prefix: Vec::new(),
+                words: self.words.clone(),
+                limit: self.limit,
+            };
+            for binary in &wanted {
+                sum += suite::run(binary, &settings)?;
+            }
+            return Ok(sum);
+        }
+        variables.insert(SLOWNESS.0.to_owned(), SLOWNESS.1.into());
+        sum += self.run_in_labs(wanted, needs, &variables)?;
+        Ok(sum)
+    }
+
+    /// Asks a binary, so that no lab boots for nothing.
+    fn has_tests(&self, binary: &TestBinary) -> Result<bool> {
+        let mut list = Command::new(&binary.executable);
+        list.arg("--list").args(&self.filters).current_dir(&binary.directory);
+        Ok(steps::read(&mut list)?.lines().any(|line| line.ends_with(": test")))
+    }
+
+    fn run_in_labs(
+        &self,
+        binaries: Vec<TestBinary>,
+        needs: &Needs,
+        variables: &BTreeMap<String, OsString>,
+    ) -> Result<Counts> {
+        output::note("KVM runs no guests here: the tests run in the lab");
+        let mut paths: Vec<PathBuf> = binaries.iter().map(|binary| binary.executable.clone()).collect();
+        paths.extend(["pyro", "pyro-vmm"].map(program));
+        paths.extend([&needs.bundle, &needs.cache, &needs.init].map(PathBuf::clone));
+        let pack =
+            steps::call("pack for the lab", || lab::Pack::make(&paths))?.context("there is much to pack")?;
+        lab::ensure_image()?;
+        let prefix = lab::prefix(&self.size, &pack)?;
+        let queue = Mutex::new(VecDeque::from(binaries));
+        let next = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
+        let work = || -> Result<Counts> {
+            let mut sum = Counts::default();
+            while let Some(binary) = next() {
+                let settings = Settings {
+                    filters: &self.filters,
+                    variables: BTreeMap::new(),
+                    prefix: [prefix.as_slice(), &environment(variables, &binary.directory)].concat(),
+                    words: self.words.clone(),
+                    limit: self.limit,
+                };
+                sum += suite::run_beside(&binary, &settings)?;
+            }
+            Ok(sum)
+        };
+        std::thread::scope(|scope| {
+            let labs: Vec<_> = (0..LABS).map(|_| scope.spawn(work)).collect();
+            let mut sum = Counts::default();
+            for lab in labs {
+                sum += lab.join().map_err(|_| anyhow!("a thread of the lab panicked"))??;
+            }
+            Ok(sum)
+        })
+    }
 }
 
 fn program(name: &str) -> PathBuf {
@@ -66,51 +188,6 @@ fn works_here(variables: &BTreeMap<String, OsString>) -> Result<bool> {
 /// Reads the report of `pyro doctor`. A machine whose device opens and runs nothing is told by the engine that was chosen.
 fn is_native(report: &serde_json::Value) -> bool {
     report["engine"]["name"] == "kvm" && report["runtime_ok"] == true
-}
-
-/// Where the tests run.
-enum Place {
-    Here,
-    Lab {
-        prefix: Vec<OsString>,
-        /// What the prefix names.
-        _pack: lab::Pack,
-    },
-}
-
-impl Place {
-    fn lab(arguments: &Arguments, binaries: &[TestBinary], needs: &Needs) -> Result<Self> {
-        output::note("KVM runs no guests here: the tests run in the lab");
-        let mut paths: Vec<PathBuf> = binaries.iter().map(|binary| binary.executable.clone()).collect();
-        paths.extend(["pyro", "pyro-vmm"].map(program));
-        paths.extend([&needs.bundle, &needs.cache, &needs.init].map(PathBuf::clone));
-        let pack =
-            steps::call("pack for the lab", || lab::Pack::make(&paths))?.context("there is much to pack")?;
-        Ok(Self::Lab { prefix: lab::prefix(&arguments.size, &pack)?, _pack: pack })
-    }
-
-    fn settings<'a>(
-        &self,
-        arguments: &'a Arguments,
-        binary: &TestBinary,
-        variables: &BTreeMap<String, OsString>,
-    ) -> Settings<'a> {
-        let filters = &arguments.filters;
-        match self {
-            Self::Here => Settings {
-                filters,
-                variables: variables.clone(),
-                prefix: Vec::new(),
-                limit: suite::BINARY_TIME,
-            },
-            Self::Lab { prefix, .. } => Settings {
-                filters,
-                variables: BTreeMap::new(),
-                prefix: [prefix.as_slice(), &environment(variables, &binary.directory)].concat(),
-                limit: Duration::from_secs(60 * arguments.limit),
-            },
-        }
-    }
 }
 
 /// `env` with variables: what is set here is not set in the lab.
