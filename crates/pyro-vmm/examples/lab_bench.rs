@@ -111,7 +111,12 @@ fn traced(files: &Files, side: Side) -> Result<()> {
     tell(side, "guest-instructions", summary.guest);
     tell(side, "entries", summary.entries);
     for (reason, sum) in summary.reasons {
-        println!("# {} left for {reason}: {} times, {} us outside", side.name(), sum.count, sum.outside / 1000);
+        println!(
+            "# {} left for {reason}: {} times, {} us outside",
+            side.name(),
+            sum.count,
+            sum.outside / 1000
+        );
     }
     Ok(())
 }

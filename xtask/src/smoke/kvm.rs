@@ -100,7 +100,9 @@ impl Turn {
                 wanted.push(binary.clone());
             }
         }
-        wanted.sort_by_key(|binary| LONGEST.iter().position(|name| *name == binary.name).unwrap_or(LONGEST.len()));
+        wanted.sort_by_key(|binary| {
+            LONGEST.iter().position(|name| *name == binary.name).unwrap_or(LONGEST.len())
+        });
         if wanted.is_empty() {
             return Ok(sum);
         }
