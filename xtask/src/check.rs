@@ -51,8 +51,13 @@ fn dependencies() -> Result<()> {
 }
 
 fn run_tests() -> Result<Counts> {
-    let settings =
-        Settings { filters: &[], variables: BTreeMap::new(), prefix: Vec::new(), words: Vec::new(), limit: BINARY_TIME };
+    let settings = Settings {
+        filters: &[],
+        variables: BTreeMap::new(),
+        prefix: Vec::new(),
+        words: Vec::new(),
+        limit: BINARY_TIME,
+    };
     let mut sum = Counts::default();
     for binary in suite::build()?.iter().filter(|binary| binary.ring < Ring::Guest) {
         sum += suite::run(binary, &settings)?;

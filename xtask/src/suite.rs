@@ -243,7 +243,11 @@ impl Lines<'_> {
             Show::Alone => output::line(line),
             Show::Beside if line.starts_with("test ") => {
                 let took = output::seconds(self.before.elapsed());
-                output::line(&format!("{}: {} ({took})", self.name, line.trim_start_matches("test ").trim_end()));
+                output::line(&format!(
+                    "{}: {} ({took})",
+                    self.name,
+                    line.trim_start_matches("test ").trim_end()
+                ));
             }
             Show::Beside => self.kept.push(line.to_owned()),
         }

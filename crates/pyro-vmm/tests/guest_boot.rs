@@ -46,7 +46,9 @@ fn machines_boot_one_after_the_other() {
     }
     times.sort();
     let [least, median, most] = [times[0], times[times.len() / 2], times[times.len() - 1]];
-    println!("{count} boots without a failure: {least:.2?} at least, median {median:.2?}, {most:.2?} at most");
+    println!(
+        "{count} boots without a failure: {least:.2?} at least, median {median:.2?}, {most:.2?} at most"
+    );
 }
 
 #[test]

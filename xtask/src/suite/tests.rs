@@ -42,7 +42,8 @@ fn a_binary_that_leaves_a_process_with_its_output_fails_and_is_not_waited_for() 
     let left = tempfile::NamedTempFile::new().unwrap();
     command.stderr(left.reopen().unwrap());
     let started = Instant::now();
-    let counts = counted("leaves one", &mut command, Reader::default(), times(60_000, 50), Show::Alone).unwrap();
+    let counts =
+        counted("leaves one", &mut command, Reader::default(), times(60_000, 50), Show::Alone).unwrap();
     assert_eq!(counts, Counts { passed: 4, failed: 1, skipped: 1 });
     assert!(started.elapsed() < Duration::from_secs(60));
     let pid = std::fs::read_to_string(left.path()).unwrap();
@@ -61,6 +62,7 @@ fn a_hung_binary_is_killed_and_counts_as_failed() {
 fn the_lines_of_a_finished_binary_are_counted() {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "echo 'test result: ok. 4 passed; 0 failed; 1 ignored'; exit 0"]);
-    let counts = counted("fine", &mut command, Reader::default(), times(60_000, 60_000), Show::Alone).unwrap();
+    let counts =
+        counted("fine", &mut command, Reader::default(), times(60_000, 60_000), Show::Alone).unwrap();
     assert_eq!(counts, Counts { passed: 4, failed: 0, skipped: 1 });
 }
