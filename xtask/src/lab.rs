@@ -117,6 +117,12 @@ const TIME_UP: u8 = 124;
 const BASE_MEM_MIB: u64 = 2048;
 const CPU_MEM_MIB: u64 = 1024;
 
+impl Default for SizeArguments {
+    fn default() -> Self {
+        Self { smp: 1, mem_mib: None, icount: false }
+    }
+}
+
 impl SizeArguments {
     /// The same as words.
     fn words(&self) -> Vec<OsString> {

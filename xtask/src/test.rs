@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::counts::Counts;
+use crate::smoke::kvm::Turn;
 use crate::suite::{self, BINARY_TIME, Ring, Settings, TestBinary};
 use crate::user::OrdinaryUser;
 use crate::{clients, env, guest, root, setup, steps};
@@ -18,14 +19,24 @@ pub(crate) struct Arguments {
     /// Only this ring: 0 pure code, 1 edges, 2 simulation, 3 real guests
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=3))]
     ring: Option<u8>,
-    /// Only tests whose names contain one of these
+    /// Only tests whose names contain one of these; without filters a part of ring 3 is run on KVM, too, in the lab
     filters: Vec<String>,
+    /// What runs the guests.
+    #[arg(skip = Engines::Both)]
+    engines: Engines,
+}
+
+/// Engines that guest tests are run on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Engines {
+    Emulated,
+    Both,
 }
 
 impl Arguments {
-    /// The guest suite, filtered.
+    /// The guest suite on the emulated engine, filtered.
     pub(crate) fn guests(filters: &[String]) -> Self {
-        Self { ring: Some(3), filters: filters.to_vec() }
+        Self { ring: Some(3), filters: filters.to_vec(), engines: Engines::Emulated }
     }
 }
 
@@ -70,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for binary in &binaries {
         sum += suite::run(binary, &own)?;
     }
-    if let Some(needs) = needs.filter(|_| setup::is_root()) {
+    if let Some(needs) = needs.as_ref().filter(|_| setup::is_root()) {
         let user = OrdinaryUser::prepare(&needs.bundle, &needs.cache)?;
         variables.extend(user.variables());
         let theirs = Settings { variables, prefix: user.prefix(), ..own };
@@ -79,6 +90,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let name = format!("{} as an ordinary user", binary.name);
             sum += suite::run(&TestBinary { name, ..binary.clone() }, &theirs)?;
         }
+    }
+    if let Some(needs) = needs.filter(|_| arguments.engines == Engines::Both && arguments.filters.is_empty())
+    {
+        let guests: Vec<TestBinary> = binaries.iter().filter(is_guest).cloned().collect();
+        sum += Turn::of_every_change().run(&guests, &needs)?;
     }
     if ring.is_none() && arguments.filters.is_empty() {
         sum += suite::run_doc_tests()?;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use support::host::Host;
-use support::{Pyro, guest_available};
+use support::{Pyro, guest_available, patience};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -58,7 +58,7 @@ impl Archive {
             return Err("it has no name".to_owned());
         }
         let found = (name, port).to_socket_addrs().map_err(|_| "its name has no address here")?;
-        let is_reached = |at| TcpStream::connect_timeout(&at, PATIENCE).is_ok();
+        let is_reached = |at| TcpStream::connect_timeout(&at, patience(PATIENCE)).is_ok();
         if !found.into_iter().any(is_reached) {
             return Err("this host cannot connect to it".to_owned());
         }

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::host::Host;
 use support::network::{GATEWAY, Server, client};
-use support::{Pyro, guest_available, wait_until};
+use support::{Pyro, guest_available, patience, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,7 +58,7 @@ fn the_host_is_denied_at_once_and_the_rule_that_was_told_opens_exactly_it() {
     assert_eq!(updated["network_effect"], "now");
     assert_eq!(updated["network_rules"]["allow"], serde_json::json!([rule]));
     assert_eq!(host.shell("w", &text), "hello\n");
-    server.connections.recv_timeout(PATIENCE).unwrap();
+    server.connections.recv_timeout(patience(PATIENCE)).unwrap();
     let record = exec(&host, &client(other.port, ""));
     assert_eq!(denials(&record), [pair(&format!("127.0.0.1:{}", other.port), &other.rule())]);
     assert!(other.is_alone());
@@ -80,7 +80,7 @@ fn a_narrower_policy_ends_open_connections_and_the_log_is_followed() {
     host.create(&["--name", "w", "--network-policy", "egress", "--allow", &server.rule()]);
     let mut follow = host.spawn(&["network", "log", "w", "--follow", "--json"]);
     let mut client = host.spawn_shell("w", &client(server.port, "print defined(<$s>) ? 1 : \"ended\\n\""));
-    let connection = server.connections.recv_timeout(PATIENCE).unwrap();
+    let connection = server.connections.recv_timeout(patience(PATIENCE)).unwrap();
     let mut output = BufReader::new(client.stdout.take().unwrap());
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
@@ -96,7 +96,7 @@ fn a_narrower_policy_ends_open_connections_and_the_log_is_followed() {
     assert_eq!(rest, "ended\n");
     client.wait().unwrap();
     // The server hears of it, too.
-    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    connection.set_read_timeout(Some(patience(PATIENCE))).unwrap();
     assert!(matches!((&connection).read(&mut [0; 1]), Ok(0) | Err(_)));
     let mut records = BufReader::new(follow.stdout.take().unwrap());
     let mut record = String::new();
@@ -184,7 +184,7 @@ fn a_detached_command_keeps_what_it_was_denied_and_open_flows_are_told() {
 
     assert_eq!(host.json(&["network", "log", "w"])["open"], serde_json::json!([]));
     host.json(&["exec", "w", "--detach", "--shell", &client(server.port, "print scalar <$s>")]);
-    let connection = server.connections.recv_timeout(PATIENCE).unwrap();
+    let connection = server.connections.recv_timeout(patience(PATIENCE)).unwrap();
     let log = || host.json(&["network", "log", "w"]);
     wait_until("the greeting", || log()["open"][0]["received_bytes"] == 6);
     let log = log();

@@ -38,6 +38,16 @@ const LONGEST: &[&str] = &[
     "pyro-cli test guest_network",
     "pyro-vmm test guest_boot",
 ];
+/// What every change is tested with on KVM: one of each kind, and no more than time allows (docs/lab.md). The rest is left to
+/// `cargo xtask smoke --engine kvm`.
+const EVERY_CHANGE: &[&str] = &[
+    "pyro-vmm test guest_boot",
+    "pyro-cli test guest",
+    "pyro-cli test guest_workspaces",
+    "pyro-cli test guest_network",
+];
+/// Twice what the longest of them takes on two processors.
+const EVERY_CHANGE_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// The test that boots one machine after the other, and the variable that tells it how many.
 const BOOTS_TEST: &str = "machines_boot_one_after_the_other";
 const BOOTS_BINARY: &str = "pyro-vmm test guest_boot";
@@ -49,6 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut binaries = suite::build_guest_tests()?;
     let needs = Needs::prepare()?;
     let mut turn = Turn {
+        part: Part::All,
         filters: arguments.filters.clone(),
         size: arguments.size.clone(),
         limit: Duration::from_secs(60 * arguments.limit),
@@ -71,18 +82,45 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The guest tests that are run on the native engine, and how.
 pub(crate) struct Turn {
+    part: Part,
     /// Only tests whose names contain one of these; all when empty.
-    pub(crate) filters: Vec<String>,
-    pub(crate) size: lab::SizeArguments,
+    filters: Vec<String>,
+    size: lab::SizeArguments,
     /// How long a binary may run.
-    pub(crate) limit: Duration,
+    limit: Duration,
     /// Beside those that all tests get.
-    pub(crate) variables: BTreeMap<String, OsString>,
+    variables: BTreeMap<String, OsString>,
     /// For the binaries, beside the filters.
-    pub(crate) words: Vec<OsString>,
+    words: Vec<OsString>,
+}
+
+/// Which binaries are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    All,
+    /// Those of [`EVERY_CHANGE`].
+    EveryChange,
+}
+
+impl Part {
+    fn has(self, name: &str) -> bool {
+        self == Self::All || EVERY_CHANGE.contains(&name)
+    }
 }
 
 impl Turn {
+    /// What `cargo xtask test` runs.
+    pub(crate) fn of_every_change() -> Self {
+        Self {
+            part: Part::EveryChange,
+            filters: Vec::new(),
+            size: lab::SizeArguments::default(),
+            limit: EVERY_CHANGE_LIMIT,
+            variables: BTreeMap::new(),
+            words: Vec::new(),
+        }
+    }
+
     /// Runs those of `binaries` that say something of this engine.
     pub(crate) fn run(&self, binaries: &[TestBinary], needs: &Needs) -> Result<Counts> {
         let mut variables: BTreeMap<String, OsString> = needs.variables().into_iter().collect();
@@ -95,6 +133,9 @@ impl Turn {
         for binary in binaries {
             if EMULATED_ONLY.contains(&binary.name.as_str()) {
                 output::skip(&binary.name, "it boots under QEMU's emulator and nothing else");
+                sum.skipped += 1;
+            } else if !self.part.has(&binary.name) {
+                output::skip(&binary.name, "on KVM it is left to cargo xtask smoke --engine kvm");
                 sum.skipped += 1;
             } else if self.has_tests(binary)? {
                 wanted.push(binary.clone());

@@ -1,6 +1,6 @@
 //! A `pyro` with workspaces in real guests.
 
-use super::{Pyro, Ran};
+use super::{Pyro, Ran, patience};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -74,7 +74,8 @@ impl Host {
     }
 
     pub(crate) fn spawn_shell(&self, workspace: &str, text: &str) -> Child {
-        self.spawn(&["exec", workspace, "--timeout-seconds", "60", "--shell", text])
+        let limit = patience(Duration::from_secs(60)).as_secs().to_string();
+        self.spawn(&["exec", workspace, "--timeout-seconds", &limit, "--shell", text])
     }
 
     /// Lets a workspace's time be over now, and a second after any use of it.

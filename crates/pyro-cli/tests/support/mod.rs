@@ -163,9 +163,14 @@ pub(crate) fn assert_all_gone(processes: &BTreeSet<(u32, String)>) {
     });
 }
 
-/// Polls `condition`, which has no event to wait for, until it holds or 30 s have passed.
+/// How long a test waits for what takes at most `usual` on an ordinary machine: `PYRO_TEST_SLOWNESS` times as long.
+pub(crate) fn patience(usual: Duration) -> Duration {
+    usual * std::env::var("PYRO_TEST_SLOWNESS").map_or(1, |times| times.parse().unwrap())
+}
+
+/// Polls `condition`, which has no event to wait for, until it holds or 30 usual seconds have passed.
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + patience(Duration::from_secs(30));
     while !condition() {
         assert!(Instant::now() < deadline, "gave up waiting for {what}");
         std::thread::sleep(Duration::from_millis(10));

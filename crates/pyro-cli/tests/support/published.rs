@@ -70,7 +70,7 @@ pub(crate) fn port_of(host: &Host, name: &str) -> u16 {
 
 pub(crate) fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(super::patience(PATIENCE))).unwrap();
     stream
 }
 
