@@ -166,6 +166,7 @@ mod tests {
             registry: RegistryConfig::default(),
             host_proxy: HostProxy::default(),
             fault: None,
+            trap_log: None,
         };
         Pyro { config, places: Places::new(fixture.directory.path()), store: fixture.again() }
     }
