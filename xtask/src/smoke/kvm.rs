@@ -26,6 +26,8 @@ const EMULATED_ONLY: &[&str] = &["pyro-agent test guest_boot"];
 
 /// How much slower than elsewhere guests are here, where an emulator runs the processor that runs them: tests wait longer.
 const SLOWNESS: (&str, &str) = ("PYRO_TEST_SLOWNESS", "6");
+/// Megabytes of each bulk transfer, at about one a second.
+const BULK_MIB: (&str, &str) = ("PYRO_TEST_BULK_MIB", "4");
 /// Machines at once, one processor each: more than one processor in a lab makes its guests hang or die now and then.
 const LABS: usize = 2;
 /// What takes longest comes first, so that the machines end together.
@@ -160,7 +162,9 @@ impl Turn {
             }
             return Ok(sum);
         }
-        variables.insert(SLOWNESS.0.to_owned(), SLOWNESS.1.into());
+        for (name, value) in [SLOWNESS, BULK_MIB] {
+            variables.insert(name.to_owned(), value.into());
+        }
         sum += self.run_in_labs(wanted, needs, &variables)?;
         Ok(sum)
     }

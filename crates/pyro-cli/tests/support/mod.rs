@@ -41,7 +41,7 @@ impl Pyro {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pyro"));
-        command.args(arguments).env("PYRO_STATE_DIR", self.state.path()).stdin(Stdio::null());
+        command.args(with_patience(arguments)).env("PYRO_STATE_DIR", self.state.path()).stdin(Stdio::null());
         command.env("PYRO_TEST_TRAP_LOG", self.trapped.path());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
@@ -163,9 +163,34 @@ pub(crate) fn assert_all_gone(processes: &BTreeSet<(u32, String)>) {
     });
 }
 
-/// How long a test waits for what takes at most `usual` on an ordinary machine: `PYRO_TEST_SLOWNESS` times as long.
+/// How many times slower than usual guests are: `PYRO_TEST_SLOWNESS`.
+fn slowness() -> u32 {
+    std::env::var("PYRO_TEST_SLOWNESS").map_or(1, |times| times.parse().unwrap())
+}
+
+/// How long a test waits for what takes at most `usual` on an ordinary machine.
 pub(crate) fn patience(usual: Duration) -> Duration {
-    usual * std::env::var("PYRO_TEST_SLOWNESS").map_or(1, |times| times.parse().unwrap())
+    usual * slowness()
+}
+
+/// The usual limit of a command in a guest, where none is given.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// Gives commands that have only the usual time more of it where guests are slow.
+fn with_patience(arguments: &[&str]) -> Vec<String> {
+    let mut words: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+    let at = match arguments {
+        ["run", ..] => 1,
+        ["workspace", "exec", "list" | "wait" | "kill" | "logs", ..] => return words,
+        ["workspace", "exec", ..] => 2,
+        _ => return words,
+    };
+    let mut options = arguments.iter().take_while(|word| **word != "--");
+    if slowness() > 1 && !options.any(|word| ["--timeout-seconds", "--detach"].contains(word)) {
+        let limit = patience(COMMAND_LIMIT).as_secs().to_string();
+        words.splice(at..at, ["--timeout-seconds".to_owned(), limit]);
+    }
+    words
 }
 
 /// Polls `condition`, which has no event to wait for, until it holds or 30 usual seconds have passed.

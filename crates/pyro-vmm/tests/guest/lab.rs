@@ -299,7 +299,7 @@ pub(crate) fn tell_speed(direction: &str, total: u64, chunk: u64, started: Insta
 /// Child processes of `pid`, whatever namespace they are in.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    text.split(";").map(|pid| pid.parse().unwrap()).collect()
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 pub(crate) fn alive(pid: u32) -> bool {
