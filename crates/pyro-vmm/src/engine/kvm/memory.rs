@@ -14,6 +14,12 @@ use vm_memory::{
 use super::layout::{self, PAGE_BYTES, Range};
 use sys::HostRange;
 
+/// A huge page of x86 processors.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// More than the holes between a program's libraries have, so that no mapping of this size is put into one; a multiple
+/// of [`HUGE_PAGE_BYTES`].
+const FILL_BYTES: usize = 64 << 20;
+
 /// Why there is no such memory.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RamError {
@@ -60,11 +66,8 @@ impl GuestRam {
         let mut regions = Vec::new();
         for Range { start, len_bytes } in layout::ram_ranges(ram_bytes) {
             let len = usize::try_from(len_bytes).map_err(|_| RamError::Size(ram_bytes))?;
-            let prot = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            let region = MmapRegion::build(None, len, prot, flags)?;
             let region =
-                GuestRegionMmap::new(region, GuestAddress(start)).ok_or(RamError::Size(ram_bytes))?;
+                GuestRegionMmap::new(reserve(len)?, GuestAddress(start)).ok_or(RamError::Size(ram_bytes))?;
             regions.push(region);
         }
         let ram = GuestRam { memory: GuestMemoryMmap::from_regions(regions)?, mapped_files: Vec::new() };
@@ -133,6 +136,21 @@ impl GuestRam {
     }
 }
 
+/// Address space of `len` bytes at a multiple of [`HUGE_PAGE_BYTES`] where possible, as every region of RAM begins
+/// at one for the guest: only then one huge page of the host can be one for the guest, which else leaves for each of
+/// its small pages.
+///
+/// Linux places mappings of such a size by itself so since 6.7, and before that each directly below the one before. So
+/// there is one whose end is not of interest, one that fills up, and then the one that is meant.
+fn reserve(len: usize) -> Result<MmapRegion<()>, MmapRegionError> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let fill = |len| MmapRegion::<()>::build(None, len, libc::PROT_NONE, flags);
+    let last = fill(FILL_BYTES)?;
+    let misplaced = last.as_ptr().addr().wrapping_sub(len) % HUGE_PAGE_BYTES;
+    let _fill = fill(FILL_BYTES + misplaced)?;
+    MmapRegion::build(None, len, libc::PROT_READ | libc::PROT_WRITE, flags)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +183,19 @@ mod tests {
         ram.memory().write_slice(&value, GuestAddress((65 << 30) - 3)).unwrap();
         assert_eq!(read(&ram, (65 << 30) - 3, 3), value);
         assert!(ram.memory().write_slice(&value, GuestAddress(layout::LOW_RAM_END - 2)).is_err());
+    }
+
+    #[test]
+    fn huge_pages_of_the_host_can_be_the_guests() {
+        for mib in [2, 256, 257, 4096] {
+            let ram = GuestRam::new(mib * MIB).unwrap();
+            let mut regions = ram.regions();
+            assert!(
+                regions.all(|region| region.host_address % (HUGE_PAGE_BYTES as u64) == 0),
+                "{mib} MiB: {:?}",
+                ram.regions().collect::<Vec<_>>()
+            );
+        }
     }
 
     #[test]
