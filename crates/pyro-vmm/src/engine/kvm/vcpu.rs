@@ -61,7 +61,10 @@ struct Shared {
 pub(crate) struct Vcpus {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    #[allow(dead_code, reason = "held for its interrupt lines, which KVM cuts when nobody has the machine open")]
+    #[allow(
+        dead_code,
+        reason = "held for its interrupt lines, which KVM cuts when nobody has the machine open"
+    )]
     vm: Vm,
 }
 
