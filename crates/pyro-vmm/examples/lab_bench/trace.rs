@@ -113,7 +113,13 @@ impl Event {
     }
 }
 
-/// SVM's word for the reason, and the port where it is one (AMD's manual, volume 2, 15.10.2).
+/// Where both have their devices.
+const DEVICES: u64 = 0xc000_0000;
+/// Where Linux wants its kernel, and where one of the usual size ends.
+const KERNEL: u64 = 16 << 20;
+const KERNEL_END: u64 = 36 << 20;
+
+/// SVM's word for the reason, and the port or the place where it is one (AMD's manual, volume 2, 15.10.2 and 15.25.6).
 fn reason(text: &str) -> String {
     let word = |name: &str| {
         let mut words = text.split_whitespace();
@@ -121,9 +127,12 @@ fn reason(text: &str) -> String {
         words.next()
     };
     let name = word("reason").unwrap_or("?");
-    let port = word("info1").and_then(|number| u64::from_str_radix(number.trim_start_matches("0x"), 16).ok());
-    match (name, port) {
-        ("io", Some(information)) => format!("io port {:#x}", information >> 16 & 0xffff),
+    let number = |name| u64::from_str_radix(word(name)?.trim_start_matches("0x"), 16).ok();
+    match (name, number("info1"), number("info2")) {
+        ("io", Some(information), _) => format!("io port {:#x}", information >> 16 & 0xffff),
+        ("npf", _, Some(DEVICES..)) => "npf at a device".to_owned(),
+        ("npf", _, Some(KERNEL..KERNEL_END)) => "npf in the kernel".to_owned(),
+        ("npf", _, Some(_)) => "npf elsewhere in memory".to_owned(),
         _ => name.to_owned(),
     }
 }

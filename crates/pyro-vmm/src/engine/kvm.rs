@@ -84,14 +84,14 @@ impl Native {
     /// A machine of the KVM behind `kvm`, with its kernel loaded.
     pub(crate) fn new(kvm: File, shape: &Shape<'_>, console: SharedLog) -> Result<Self, NativeError> {
         let mut vm = Vm::new(kvm)?;
-        let mut ram = GuestRam::new(u64::from(shape.mem_mib) << 20)?;
+        let ram = GuestRam::new(u64::from(shape.mem_mib) << 20)?;
         ram.regions().try_for_each(|region| vm.add_ram(region))?;
         let supported = vm.supported_cpuid()?;
         if !cpuid::has_clock(&supported) {
             return Err(NativeError::NoClock);
         }
         let command_line = kernel_command_line(cpuid::has_invariant_tsc(&supported), shape.boot_args);
-        let entry = loader::load(shape.kernel, shape.initramfs, &command_line, &mut ram)?;
+        let entry = loader::load(shape.kernel, shape.initramfs, &command_line, &ram)?;
         let pages = RegisterPages::new(layout::MAX_DEVICES.into())?;
         vm.add_registers(&pages)?;
         let vcpu_count = shape.vcpu_count;
@@ -119,16 +119,9 @@ impl Native {
         Ok(device)
     }
 
-    /// What gives the guest's memory back to the host, but for where files are mapped.
+    /// What gives the guest's memory back to the host.
     pub(crate) fn reclaim(&self) -> PrivateMemory {
-        let kept: Vec<_> = self
-            .machine
-            .ram
-            .mapped_files()
-            .iter()
-            .map(|range| GuestAddress(range.start)..GuestAddress(range.end()))
-            .collect();
-        PrivateMemory::new(Arc::new(self.machine.ram.memory().clone()), &kept)
+        PrivateMemory::new(Arc::new(self.machine.ram.memory().clone()), &[])
     }
 
     /// Makes the vCPUs and their threads, paused. `confine` runs on each thread before the guest does.

@@ -12,17 +12,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryError, Permissions};
 
 use super::layout::{self, PAGE_BYTES, Range};
 use super::memory::{GuestRam, RamError};
+use crate::device::iov::{FileIo as _, Target};
 use bzimage::BzImage;
 use elf::Elf;
 
 /// Linux keeps this much of a command line, its end included (`COMMAND_LINE_SIZE` on x86).
 const COMMAND_LINE_BYTES: usize = 2048;
-/// What is copied at once where nothing can be mapped.
-const COPY_BYTES: usize = 256 << 10;
 
 /// Why a kernel cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -69,13 +68,11 @@ pub(crate) struct Entry {
 
 /// Loads both files into `ram`, which nothing was written to yet but below [`layout::KERNEL_START`]. An empty
 /// initramfs is none. The ACPI tables belong to [`layout::ACPI_START`] and are not this function's.
-///
-/// Neither file may change or become shorter while the machine lives: see [`GuestRam::map_private`].
 pub(crate) fn load(
     kernel: &File,
     initramfs: &File,
     command_line: &str,
-    ram: &mut GuestRam,
+    ram: &GuestRam,
 ) -> Result<Entry, LoadError> {
     let image = Image::open(kernel).map_err(LoadError::Kernel)?;
     let initramfs = Image::open(initramfs).map_err(LoadError::Initramfs)?;
@@ -153,44 +150,43 @@ impl Segment {
     }
 }
 
-/// Maps the whole pages of a segment and copies what is left at its ends, so that a neighbour in the same page
-/// and the zeroes behind the segment stay what they are. Copies everything where file and RAM are not aligned to
-/// each other.
-fn place(kernel: &Image<'_>, segment: Segment, ram: &mut GuestRam) -> Result<(), LoadError> {
+/// Copies the file's part of a segment. Mapping the file would leave these bytes where they are, and share them among
+/// machines, but the host's page cache has small pages: the guest would leave for each of them, twice for those that it
+/// writes to, which are most, for kernels patch themselves.
+fn place(kernel: &Image<'_>, segment: Segment, ram: &GuestRam) -> Result<(), LoadError> {
     let Segment { file_offset, address, file_bytes, .. } = segment;
-    let end = address + file_bytes;
-    let (first, last) = (address.next_multiple_of(PAGE_BYTES), end - end % PAGE_BYTES);
-    if file_offset % PAGE_BYTES != address % PAGE_BYTES || first >= last {
-        return copy(kernel, file_offset, address, file_bytes, ram);
-    }
-    let offset_of = |place: u64| file_offset + (place - address);
-    copy(kernel, file_offset, address, first - address, ram)?;
-    ram.map_private(kernel.file, offset_of(first), first, last - first)?;
-    copy(kernel, offset_of(last), last, end - last, ram)
+    copy(kernel.file, file_offset, address, file_bytes, ram, LoadError::Kernel)
 }
 
+/// Reads a part of a file into RAM.
 fn copy(
-    kernel: &Image<'_>,
+    file: &File,
     file_offset: u64,
     address: u64,
     len_bytes: u64,
     ram: &GuestRam,
+    failed: fn(io::Error) -> LoadError,
 ) -> Result<(), LoadError> {
-    let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(len_bytes).unwrap_or(COPY_BYTES))];
+    let len = usize::try_from(len_bytes).map_err(|error| failed(io::Error::other(error)))?;
+    let mut target = Target::empty();
+    for slice in ram.memory().get_slices(GuestAddress(address), len, Permissions::Write)? {
+        target.push_guest(&slice?);
+    }
     let mut done = 0;
-    while done < len_bytes {
-        let len = buffer.len().min(usize::try_from(len_bytes - done).unwrap_or(COPY_BYTES));
-        let piece = &mut buffer[..len];
-        kernel.read(file_offset + done, piece)?;
-        ram.memory().write_slice(piece, GuestAddress(address + done))?;
-        done += len as u64;
+    while done < len {
+        match file.read_target_at(&mut target.part(done, usize::MAX), file_offset + done as u64) {
+            Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
     }
     Ok(())
 }
 
-/// Maps the initramfs as high as possible in `room`, out of the way of a kernel that moves itself. The range
+/// Copies the initramfs as high as possible into `room`, out of the way of a kernel that moves itself. The range
 /// is as long as the file; the rest of its last page is zero.
-fn place_initramfs(initramfs: &Image<'_>, room: Range, ram: &mut GuestRam) -> Result<Range, LoadError> {
+fn place_initramfs(initramfs: &Image<'_>, room: Range, ram: &GuestRam) -> Result<Range, LoadError> {
     let len_bytes = initramfs.len_bytes;
     if len_bytes == 0 {
         return Ok(Range { start: 0, len_bytes: 0 });
@@ -201,7 +197,7 @@ fn place_initramfs(initramfs: &Image<'_>, room: Range, ram: &mut GuestRam) -> Re
     let Some(start) = ceiling.checked_sub(pages).filter(|start| *start >= room.start) else {
         return Err(no_room);
     };
-    ram.map_private(initramfs.file, 0, start, pages)?;
+    copy(initramfs.file, 0, start, len_bytes, ram, LoadError::Initramfs)?;
     Ok(Range { start, len_bytes })
 }
 
@@ -240,13 +236,12 @@ const FUZZ_RAM_BYTES: u64 = 32 << 20;
 /// When what was loaded is not where it may be.
 pub(crate) fn fuzz_kernel(bytes: &[u8]) -> bool {
     let file = rustix::fs::memfd_create("kernel", rustix::fs::MemfdFlags::CLOEXEC).map(File::from);
-    let (Ok(file), Ok(mut ram)) = (file, GuestRam::new(FUZZ_RAM_BYTES)) else { return false };
+    let (Ok(file), Ok(ram)) = (file, GuestRam::new(FUZZ_RAM_BYTES)) else { return false };
     if file.write_all_at(bytes, 0).is_err() {
         return false;
     }
-    let Ok(entry) = load(&file, &file, "fuzz", &mut ram) else { return false };
+    let Ok(entry) = load(&file, &file, "fuzz", &ram) else { return false };
     let kernel = layout::KERNEL_START..FUZZ_RAM_BYTES;
     assert!(kernel.contains(&entry.instruction_pointer));
-    assert!(ram.mapped_files().iter().all(|range| range.start >= kernel.start && range.end() <= kernel.end));
     true
 }

@@ -2,7 +2,6 @@
 
 mod sys;
 
-use std::fs::File;
 use std::io;
 
 use vm_memory::mmap::MmapRegionError;
@@ -13,6 +12,12 @@ use vm_memory::{
 
 use super::layout::{self, PAGE_BYTES, Range};
 use sys::HostRange;
+
+/// A huge page of x86 processors.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// More than the holes between a program's libraries have, so that no mapping of this size is put into one; a multiple
+/// of [`HUGE_PAGE_BYTES`].
+const FILL_BYTES: usize = 64 << 20;
 
 /// Why there is no such memory.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +33,8 @@ pub(crate) enum RamError {
     /// Not a range of pages within one region of RAM.
     #[error("{len_bytes:#x} bytes at {address:#x} are not pages of the guest's memory")]
     NotRam { address: u64, len_bytes: u64 },
-    /// Pages that the file does not reach would fault when touched.
-    #[error("the file ends before byte {0}")]
-    FileEnds(u64),
-    #[error("cannot map a file into the guest's memory: {0}")]
-    File(#[from] io::Error),
+    #[error("cannot keep the guest's memory out of core files: {0}")]
+    Dumps(#[from] io::Error),
 }
 
 /// A region of RAM as KVM's memory slots want it.
@@ -47,7 +49,6 @@ pub(crate) struct Region {
 /// All RAM of a guest.
 pub(crate) struct GuestRam {
     memory: GuestMemoryMmap<()>,
-    mapped_files: Vec<Range>,
 }
 
 impl GuestRam {
@@ -60,14 +61,11 @@ impl GuestRam {
         let mut regions = Vec::new();
         for Range { start, len_bytes } in layout::ram_ranges(ram_bytes) {
             let len = usize::try_from(len_bytes).map_err(|_| RamError::Size(ram_bytes))?;
-            let prot = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            let region = MmapRegion::build(None, len, prot, flags)?;
             let region =
-                GuestRegionMmap::new(region, GuestAddress(start)).ok_or(RamError::Size(ram_bytes))?;
+                GuestRegionMmap::new(reserve(len)?, GuestAddress(start)).ok_or(RamError::Size(ram_bytes))?;
             regions.push(region);
         }
-        let ram = GuestRam { memory: GuestMemoryMmap::from_regions(regions)?, mapped_files: Vec::new() };
+        let ram = GuestRam { memory: GuestMemoryMmap::from_regions(regions)? };
         for range in layout::ram_ranges(ram_bytes) {
             ram.host_range(range)?.exclude_from_dumps()?;
         }
@@ -98,55 +96,33 @@ impl GuestRam {
         self.len_bytes().min(layout::LOW_RAM_END)
     }
 
-    /// Lays `len_bytes` of `file` from `file_offset` over the RAM at `guest_address`; all three are whole pages.
-    /// The guest gets copies of the pages that it writes to; behind the file's end its last page is zero.
-    ///
-    /// Nobody may change or shorten the file for as long as the machine lives: the guest would see the one, and
-    /// this process would die of the other.
-    pub(crate) fn map_private(
-        &mut self,
-        file: &File,
-        file_offset: u64,
-        guest_address: u64,
-        len_bytes: u64,
-    ) -> Result<(), RamError> {
-        let range = Range { start: guest_address, len_bytes };
-        let pages = self.host_range(range)?;
-        let file_end = file_offset.saturating_add(len_bytes);
-        if file_end > file.metadata()?.len().next_multiple_of(PAGE_BYTES) {
-            return Err(RamError::FileEnds(file_end));
-        }
-        pages.map_private(file, file_offset)?;
-        self.mapped_files.push(range);
-        Ok(())
-    }
-
-    /// Where files are mapped. Memory given back to the host there would come back as the file's content and
-    /// not as zeroes.
-    pub(crate) fn mapped_files(&self) -> &[Range] {
-        &self.mapped_files
-    }
-
     fn host_range(&self, range: Range) -> Result<HostRange<'_>, RamError> {
         let not_ram = RamError::NotRam { address: range.start, len_bytes: range.len_bytes };
         HostRange::of(&self.memory, range).ok_or(not_ram)
     }
 }
 
+/// Address space of `len` bytes at a multiple of [`HUGE_PAGE_BYTES`] where possible, as every region of RAM begins
+/// at one for the guest: only then one huge page of the host can be one for the guest, which else leaves for each of
+/// its small pages.
+///
+/// Linux places mappings of such a size by itself so since 6.7, and before that each directly below the one before. So
+/// there is one whose end is not of interest, one that fills up, and then the one that is meant.
+fn reserve(len: usize) -> Result<MmapRegion<()>, MmapRegionError> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let fill = |len| MmapRegion::<()>::build(None, len, libc::PROT_NONE, flags);
+    let last = fill(FILL_BYTES)?;
+    let misplaced = last.as_ptr().addr().wrapping_sub(len) % HUGE_PAGE_BYTES;
+    let _fill = fill(FILL_BYTES + misplaced)?;
+    MmapRegion::build(None, len, libc::PROT_READ | libc::PROT_WRITE, flags)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
     use vm_memory::Bytes;
 
     const MIB: u64 = 1 << 20;
-    const AT: u64 = 4 * MIB;
-
-    fn file(bytes: &[u8]) -> File {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        file
-    }
 
     fn read(ram: &GuestRam, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
@@ -168,12 +144,24 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_of_the_host_can_be_the_guests() {
+        for mib in [2, 256, 257, 4096] {
+            let ram = GuestRam::new(mib * MIB).unwrap();
+            let mut regions = ram.regions();
+            assert!(
+                regions.all(|region| region.host_address % (HUGE_PAGE_BYTES as u64) == 0),
+                "{mib} MiB: {:?}",
+                ram.regions().collect::<Vec<_>>()
+            );
+        }
+    }
+
+    #[test]
     fn the_host_does_not_dump_the_guests_memory() {
-        let mut ram = GuestRam::new(16 * MIB).unwrap();
-        ram.map_private(&file(&[7; 8192]), 0, AT, 8192).unwrap();
+        let ram = GuestRam::new(16 * MIB).unwrap();
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let host = ram.regions().next().unwrap().host_address;
-        for address in [host + AT, host + AT - 1, host + AT + 8192] {
+        for address in [host, host + 16 * MIB - 1] {
             let flags = flags_at(&smaps, address);
             assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
             assert!(flags.split(' ').all(|flag| flag != "ex" && flag != "sh"), "{flags}");
@@ -197,47 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_file_is_seen_and_not_written() {
-        let mut ram = GuestRam::new(16 * MIB).unwrap();
-        let mut bytes = vec![1; 4096];
-        bytes.extend([2; 4096]);
-        bytes.extend([3; 10]);
-        let mut source = file(&bytes);
-        ram.map_private(&source, 4096, AT, 8192).unwrap();
-        assert_eq!(read(&ram, AT - 1, 2), [0, 2]);
-        assert_eq!(read(&ram, AT + 4096, 11), [3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 0]);
-        assert_eq!(read(&ram, AT + 8190, 3), [0; 3]);
-        ram.memory().write_slice(&[9; 8192], GuestAddress(AT)).unwrap();
-        assert_eq!(read(&ram, AT, 8192), [9; 8192]);
-        let mut kept = Vec::new();
-        std::io::Seek::rewind(&mut source).unwrap();
-        std::io::Read::read_to_end(&mut source, &mut kept).unwrap();
-        assert_eq!(kept, bytes);
-        assert_eq!(ram.mapped_files(), [Range { start: AT, len_bytes: 8192 }]);
-    }
-
-    #[test]
-    fn mappings_stay_within_ram_and_the_file() {
-        let mut ram = GuestRam::new(16 * MIB).unwrap();
-        let source = file(&[1; 5000]);
-        assert!(matches!(ram.map_private(&source, 0, AT, 12288), Err(RamError::FileEnds(12288))));
-        assert!(matches!(ram.map_private(&source, 8192, AT, 4096), Err(RamError::FileEnds(_))));
-        for (offset, address, len) in [
-            (1, AT, 4096),
-            (0, AT + 1, 4096),
-            (0, AT, 5000),
-            (0, AT, 0),
-            (0, 16 * MIB - 4096, 8192),
-            (0, 16 * MIB, 4096),
-            (0, u64::MAX - 4095, 4096),
-            (u64::MAX - 4095, AT, 4096),
-        ] {
-            assert!(
-                ram.map_private(&source, offset, address, len).is_err(),
-                "{offset:#x} {address:#x} {len:#x}"
-            );
-        }
-        assert!(ram.mapped_files().is_empty());
+    fn ram_is_whole_pages_and_enough_for_a_kernel() {
         for size in [0, MIB, 16 * MIB + 1, u64::MAX - 4095] {
             assert!(GuestRam::new(size).is_err(), "{size}");
         }

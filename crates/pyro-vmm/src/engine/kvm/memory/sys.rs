@@ -1,10 +1,9 @@
 //! Mappings inside guest RAM.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::io;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
+use rustix::mm::{Advice, madvise};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 use crate::engine::kvm::layout::{PAGE_BYTES, Range};
@@ -21,18 +20,6 @@ impl<'a> HostRange<'a> {
         let len = usize::try_from(range.len_bytes).ok().filter(|len| aligned && *len > 0)?;
         let slice = memory.get_slice(GuestAddress(range.start), len).ok()?;
         Some(HostRange { slice })
-    }
-
-    /// Lays a private, writable view of `file` over the range.
-    pub(super) fn map_private(&self, file: &File, file_offset: u64) -> io::Result<()> {
-        let address = self.slice.ptr_guard_mut();
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: the range is whole pages of guest RAM, which is only accessed as volatile memory that may
-        // change at any time. A mapping of the same length and rights takes its place, so that every pointer
-        // into it stays valid.
-        unsafe { mmap(address.as_ptr().cast(), self.slice.len(), prot, flags, file, file_offset) }?;
-        self.exclude_from_dumps()
     }
 
     /// Keeps what a guest has in memory out of core files of this process.
