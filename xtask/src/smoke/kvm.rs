@@ -44,9 +44,6 @@ const LONGEST: &[&str] = &[
 /// `cargo xtask smoke --engine kvm`.
 const EVERY_CHANGE: &[&str] = &[
     "pyro-vmm test guest_boot",
-    "pyro-cli test guest",
-    "pyro-cli test guest_workspaces",
-    "pyro-cli test guest_network",
 ];
 /// Twice what the longest of them takes on two processors.
 const EVERY_CHANGE_LIMIT: Duration = Duration::from_secs(20 * 60);
