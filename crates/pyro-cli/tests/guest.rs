@@ -7,7 +7,8 @@ mod support;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Stdio};
-use support::{Pyro, assert_all_gone, descendants, guest_available, wait_until};
+use std::time::Duration;
+use support::{Pyro, assert_all_gone, descendants, guest_available, patience, wait_until};
 
 #[test]
 fn run_prints_the_transcripts_lines_on_their_streams() {
@@ -75,7 +76,8 @@ fn a_timeout_keeps_the_output_so_far_and_kills_the_whole_tree() {
         return;
     }
     let script = "echo before; (setsid sleep 1000 &) ; sleep 1000";
-    let ran = Pyro::new().run(&["run", "--timeout-seconds", "2", "debian:12", "--", "sh", "-c", script]);
+    let limit = patience(Duration::from_secs(2)).as_secs().to_string();
+    let ran = Pyro::new().run(&["run", "--timeout-seconds", &limit, "debian:12", "--", "sh", "-c", script]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(124), "before\n"), "{ran:?}");
 }
 
