@@ -42,12 +42,8 @@ const LONGEST: &[&str] = &[
 ];
 /// What every change is tested with on KVM: one of each kind, and no more than time allows (docs/lab.md). The rest is left to
 /// `cargo xtask smoke --engine kvm`.
-const EVERY_CHANGE: &[&str] = &[
-    "pyro-vmm test guest_boot",
-    "pyro-cli test guest",
-    "pyro-cli test guest_workspaces",
-    "pyro-cli test guest_network",
-];
+const EVERY_CHANGE: &[&str] =
+    &["pyro-vmm test guest_boot", "pyro-cli test guest", "pyro-cli test guest_workspaces"];
 /// Twice what the longest of them takes on two processors.
 const EVERY_CHANGE_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// The test that boots one machine after the other, and the variable that tells it how many.
