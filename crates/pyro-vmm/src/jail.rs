@@ -6,7 +6,7 @@
 //! The host starts the process in namespaces of its own where it may. [`Jail::prepare`] does what the engine
 //! inherits, [`Jail::confine_engine`] adds what the engine's process does to itself before it becomes the
 //! engine, [`Jail::enclose`] takes everything else from this process, and each of its threads ends with a filter of
-//! system calls of its own, [`Jail::filter`] or [`Confinement::close`]. Each step that a host does not allow
+//! system calls of its own, [`Jail::filter`] or `Confinement::close`. Each step that a host does not allow
 //! is left out and named in the report; only the system call filter is indispensable.
 
 use std::fs::File;

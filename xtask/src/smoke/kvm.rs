@@ -54,7 +54,6 @@ const EVERY_CHANGE_TESTS: &[&str] = &[
     "stopped_by_a_signal",
     "both_processes_are_confined",
     "a_killed_machine",
-    "a_talkative_console",
 ];
 /// Twice what the longest of them takes on two processors.
 const EVERY_CHANGE_LIMIT: Duration = Duration::from_secs(20 * 60);
