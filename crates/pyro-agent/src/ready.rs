@@ -83,11 +83,18 @@ fn pause(socket: &OwnedFd, changes: Option<&OwnedFd>, limit: Duration) -> io::Re
 fn watch(probe: &Probe) -> Option<OwnedFd> {
     let Probe::File { path } = probe else { return None };
     let path = Path::new(OsStr::from_bytes(path.as_bytes()));
-    let directory = path.ancestors().skip(1).find(|directory| directory.is_dir())?;
-    let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
+    let nearest = || path.ancestors().skip(1).find(|directory| directory.is_dir());
     let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
-    inotify::add_watch(&events, directory, flags).ok()?;
-    Some(events)
+    // A nearer one may come before the watch is there, and then makes no event. Each round is for one of them.
+    for _ in path.ancestors() {
+        let directory = nearest()?;
+        let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
+        inotify::add_watch(&events, directory, flags).ok()?;
+        if nearest() == Some(directory) {
+            return Some(events);
+        }
+    }
+    None
 }
 
 fn look(probe: &Probe, deadline: Instant) -> Result<(), String> {
