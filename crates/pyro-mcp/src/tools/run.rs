@@ -26,7 +26,6 @@ pub(super) struct VmRun {
     #[serde(default)]
     #[schemars(range(min = 1, max = 32))]
     vcpu_count: Option<u64>,
-    /// At most what the host has.
     #[serde(default)]
     #[schemars(range(min = 256))]
     mem_mib: Option<u64>,
