@@ -19,24 +19,17 @@ pub(crate) struct Arguments {
     /// Only this ring: 0 pure code, 1 edges, 2 simulation, 3 real guests
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=3))]
     ring: Option<u8>,
-    /// Only tests whose names contain one of these; without filters a part of ring 3 is run on KVM, too, in the lab
+    /// Without filters run a part of ring 3 on KVM, too, in the lab
+    #[arg(long)]
+    lab: bool,
+    /// Only tests whose names contain one of these
     filters: Vec<String>,
-    /// What runs the guests.
-    #[arg(skip = Engines::Both)]
-    engines: Engines,
-}
-
-/// Engines that guest tests are run on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Engines {
-    Emulated,
-    Both,
 }
 
 impl Arguments {
     /// The guest suite on the emulated engine, filtered.
     pub(crate) fn guests(filters: &[String]) -> Self {
-        Self { ring: Some(3), filters: filters.to_vec(), engines: Engines::Emulated }
+        Self { ring: Some(3), filters: filters.to_vec(), lab: false }
     }
 }
 
@@ -91,8 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             sum += suite::run(&TestBinary { name, ..binary.clone() }, &theirs)?;
         }
     }
-    if let Some(needs) = needs.filter(|_| arguments.engines == Engines::Both && arguments.filters.is_empty())
-    {
+    if let Some(needs) = needs.filter(|_| arguments.lab && arguments.filters.is_empty()) {
         let guests: Vec<TestBinary> = binaries.iter().filter(is_guest).cloned().collect();
         sum += Turn::of_every_change().run(&guests, &needs)?;
     }
