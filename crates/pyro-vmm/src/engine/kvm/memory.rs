@@ -18,6 +18,9 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// More than the holes between a program's libraries have, so that no mapping of this size is put into one; a multiple
 /// of [`HUGE_PAGE_BYTES`].
 const FILL_BYTES: usize = 64 << 20;
+/// How often RAM is placed anew when another thread's mapping came in between; then it is taken where it is, for it
+/// works as well there, only slower.
+const PLACEMENT_ATTEMPTS: u32 = 16;
 
 /// Why there is no such memory.
 #[derive(Debug, thiserror::Error)]
@@ -107,14 +110,25 @@ impl GuestRam {
 /// its small pages.
 ///
 /// Linux places mappings of such a size by itself so since 6.7, and before that each directly below the one before. So
-/// there is one whose end is not of interest, one that fills up, and then the one that is meant.
+/// there is one whose end is not of interest, one that fills up, and then the one that is meant. Where another thread
+/// got memory in between, it is tried again.
 fn reserve(len: usize) -> Result<MmapRegion<()>, MmapRegionError> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     let fill = |len| MmapRegion::<()>::build(None, len, libc::PROT_NONE, flags);
-    let last = fill(FILL_BYTES)?;
-    let misplaced = last.as_ptr().addr().wrapping_sub(len) % HUGE_PAGE_BYTES;
-    let _fill = fill(FILL_BYTES + misplaced)?;
-    MmapRegion::build(None, len, libc::PROT_READ | libc::PROT_WRITE, flags)
+    let place = || {
+        let last = fill(FILL_BYTES)?;
+        let misplaced = last.as_ptr().addr().wrapping_sub(len) % HUGE_PAGE_BYTES;
+        let _fill = fill(FILL_BYTES + misplaced)?;
+        MmapRegion::build(None, len, libc::PROT_READ | libc::PROT_WRITE, flags)
+    };
+    let mut region = place()?;
+    for _ in 1..PLACEMENT_ATTEMPTS {
+        if region.as_ptr().addr().is_multiple_of(HUGE_PAGE_BYTES) {
+            break;
+        }
+        region = place()?;
+    }
+    Ok(region)
 }
 
 #[cfg(test)]
