@@ -78,7 +78,7 @@ fn family(pid: u32) -> Result<Vec<Process>> {
     let name = read(pid, "comm")?.trim_end().to_owned();
     let mut members = vec![Process { pid, name }];
     for task in tasks(pid)? {
-        let children = read(pid, &format!("task/{task}/children"))?;
+        let children = read_of_task(pid, task, "children")?.unwrap_or_default();
         for child in children.split_whitespace() {
             members.extend(family(child.parse().context("a process id")?)?);
         }
@@ -97,6 +97,14 @@ fn read(pid: u32, what: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {path}; root can"))
 }
 
+/// `None` when the thread has ended.
+fn read_of_task(pid: u32, task: u32, what: &str) -> Result<Option<String>> {
+    match read(pid, &format!("task/{task}/{what}")) {
+        Err(_) if !tasks(pid)?.contains(&task) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 impl Process {
     fn memory_kibibytes(&self) -> Result<u64> {
         beside_guest_memory(&read(self.pid, "smaps")?)
@@ -106,7 +114,7 @@ impl Process {
         let ticks = ticks(&read(self.pid, "stat")?).context("stat of an unknown form")?;
         let mut wakeups = 0;
         for task in tasks(self.pid)? {
-            let status = read(self.pid, &format!("task/{task}/status"))?;
+            let Some(status) = read_of_task(self.pid, task, "status")? else { continue };
             wakeups += number(&status, "voluntary_ctxt_switches:").context("status of an unknown form")?;
         }
         Ok(Activity { ticks, wakeups })
@@ -168,9 +176,10 @@ mod tests {
     #[test]
     fn a_process_comes_with_its_children() {
         let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
-        let own = family(std::process::id()).unwrap();
+        let own = family(std::process::id());
         child.kill().unwrap();
         child.wait().unwrap();
+        let own = own.unwrap();
         assert!(own.iter().any(|process| process.pid == child.id()));
         assert!(own[0].memory_kibibytes().unwrap() > 0);
         assert!(own[0].activity().unwrap().wakeups > 0);
