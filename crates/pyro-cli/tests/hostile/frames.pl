@@ -1,5 +1,5 @@
 # Sends frames past the guest's own network: frames.pl LEAST MOST PORT. Tells when it has begun, and how many there were.
-# It ends after LEAST when /run/enough is there, after MOST, or after a minute. No address in it is ever allowed, but for
+# It ends after LEAST when /run/enough is there, after MOST, or after 150 s. No address in it is ever allowed, but for
 # this host's loopback (the gateway) at PORT.
 use strict;
 use warnings;
@@ -69,6 +69,6 @@ while ($sent < $most) {
     send($link, $kinds[$sent % @kinds]->(), 0, $to);
     $sent++;
     print "begun\n" if $sent == 100;
-    last if $sent % 100 == 0 && ($sent >= $least && -e "/run/enough" || time - $begun > 60);
+    last if $sent % 100 == 0 && ($sent >= $least && -e "/run/enough" || time - $begun > 150);
 }
 print "$sent\n";
