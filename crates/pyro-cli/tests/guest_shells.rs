@@ -123,6 +123,8 @@ fn the_transcripts_lines_come_on_the_transcripts_streams() {
     assert_eq!((opened.code, opened.stdout.as_str()), (Some(0), ""), "{opened:?}");
     let shell = opened.stderr.split_once("shell_id=").unwrap().1[..12].to_owned();
     assert_eq!(opened.stderr, line("open", &shell));
+    // On a slow host it begins only now, and the prompt that is waited for below would be its first.
+    host.json(&["shell", "read", id, &shell, "--wait-for-prompt"]);
     let wrote = host.workspace(&["shell", "write", id, &shell, "--input", "pwd"]);
     assert_eq!((wrote.code, wrote.stdout.as_str()), (Some(0), ""), "{wrote:?}");
     assert_eq!(wrote.stderr, line("write", &shell));

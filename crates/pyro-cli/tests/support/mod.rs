@@ -193,9 +193,10 @@ fn with_patience(arguments: &[&str]) -> Vec<String> {
     words
 }
 
-/// Polls `condition`, which has no event to wait for, until it holds or 30 usual seconds have passed.
+/// Polls `condition`, which has no event to wait for, until it holds or 90 usual seconds have passed: many times what
+/// an idle host takes, for a busy one.
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience(Duration::from_secs(30));
+    let deadline = Instant::now() + patience(Duration::from_secs(90));
     while !condition() {
         assert!(Instant::now() < deadline, "gave up waiting for {what}");
         std::thread::sleep(Duration::from_millis(10));
