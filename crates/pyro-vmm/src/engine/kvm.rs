@@ -23,6 +23,7 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{CpuId, Msrs, kvm_cpuid_entry2};
 use kvm_ioctls::VcpuFd;
@@ -37,7 +38,7 @@ use bus::Bus;
 use memory::GuestRam;
 use vcpu::Machine;
 pub(crate) use vcpu::{Stop, Vcpus};
-use vm::{Vm, failed};
+use vm::{Host, VmError, failed};
 
 /// What of a machine the engine has to know.
 pub(crate) struct Shape<'a> {
@@ -52,7 +53,7 @@ pub(crate) struct Shape<'a> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NativeError {
     #[error(transparent)]
-    Vm(#[from] vm::VmError),
+    Vm(#[from] VmError),
     #[error(transparent)]
     Ram(#[from] memory::RamError),
     #[error(transparent)]
@@ -63,6 +64,8 @@ pub(crate) enum NativeError {
     Cpuid,
     #[error("KVM offers guests no clock")]
     NoClock,
+    #[error("the thread that fills the memory panicked")]
+    Panic,
     #[error("the bus has no place for one more device")]
     TooManyDevices,
     #[error("{0}")]
@@ -83,15 +86,27 @@ pub(crate) struct Native {
 impl Native {
     /// A machine of the KVM behind `kvm`, with its kernel loaded.
     pub(crate) fn new(kvm: File, shape: &Shape<'_>, console: SharedLog) -> Result<Self, NativeError> {
-        let mut vm = Vm::new(kvm)?;
+        let host = Host::new(kvm)?;
         let ram = GuestRam::new(u64::from(shape.mem_mib) << 20)?;
-        ram.regions().try_for_each(|region| vm.add_ram(region))?;
-        let supported = vm.supported_cpuid()?;
+        let supported = host.supported_cpuid()?;
         if !cpuid::has_clock(&supported) {
             return Err(NativeError::NoClock);
         }
         let command_line = kernel_command_line(cpuid::has_invariant_tsc(&supported), shape.boot_args);
-        let entry = loader::load(shape.kernel, shape.initramfs, &command_line, &ram)?;
+        let is_made = AtomicBool::new(false);
+        let (mut vm, entry) = std::thread::scope(|scope| {
+            // The memory is filled while the host's kernel makes a machine, which is mostly waiting.
+            let filling = std::thread::Builder::new().spawn_scoped(scope, || {
+                let entry = loader::load(shape.kernel, shape.initramfs, &command_line, &ram)?;
+                ram.warm_up_while(|| !is_made.load(Ordering::Relaxed))?;
+                Ok::<_, NativeError>(entry)
+            })?;
+            let vm = host.make_vm();
+            is_made.store(true, Ordering::Relaxed);
+            let entry = filling.join().map_err(|_| NativeError::Panic)?;
+            Ok::<_, NativeError>((vm?, entry?))
+        })?;
+        ram.regions().try_for_each(|region| vm.add_ram(region))?;
         let pages = RegisterPages::new(layout::MAX_DEVICES.into())?;
         vm.add_registers(&pages)?;
         let vcpu_count = shape.vcpu_count;

@@ -14,7 +14,7 @@ use kvm_ioctls::VcpuExit;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::memory::{GuestRam, RamError};
-use super::vm::{Vm, VmError, failed};
+use super::vm::{Host, VmError, failed};
 
 const RAM_BYTES: u64 = 2 << 20;
 const PAGE_TABLES: u64 = 0x1000;
@@ -75,12 +75,13 @@ pub(crate) enum CanaryError {
 /// Runs the canary on the KVM behind `device`; how long it took. Does not end where KVM does not let go of a
 /// guest, so it wants a process that can be killed.
 pub(crate) fn run(device: File) -> Result<Duration, CanaryError> {
-    let mut vm = Vm::new(device)?;
+    let host = Host::new(device)?;
+    let mut vm = host.make_vm()?;
     let ram = GuestRam::new(RAM_BYTES)?;
     ram.regions().try_for_each(|region| vm.add_ram(region))?;
     write_canary(ram.memory())?;
     let mut vcpu = vm.vcpu(0)?;
-    let cpuid = CpuId::from_entries(&vm.supported_cpuid()?)
+    let cpuid = CpuId::from_entries(&host.supported_cpuid()?)
         .map_err(|_| CanaryError::Died("it has too many features".to_owned()))?;
     vcpu.set_cpuid2(&cpuid).map_err(failed("tell a vCPU its features"))?;
     let mut sregs = vcpu.get_sregs().map_err(failed("read a vCPU's registers"))?;

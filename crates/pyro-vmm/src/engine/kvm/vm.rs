@@ -58,15 +58,13 @@ pub(super) fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmErro
     move |source| VmError::Kvm { what, source }
 }
 
-/// A virtual machine without vCPUs.
-pub(crate) struct Vm {
+/// The host's KVM, which has what machines need.
+pub(crate) struct Host {
     kvm: Kvm,
-    fd: VmFd,
-    slots: u32,
 }
 
-impl Vm {
-    /// A machine of the KVM behind `device`, with its interrupt controllers.
+impl Host {
+    /// The KVM behind `device`.
     pub(crate) fn new(device: File) -> Result<Self, VmError> {
         let kvm = sys::kvm(device);
         let version = kvm.get_api_version();
@@ -76,6 +74,19 @@ impl Vm {
         if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
             return Err(VmError::Missing(name));
         }
+        Ok(Self { kvm })
+    }
+
+    /// What the host's processor and kernel offer a guest.
+    pub(crate) fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>, VmError> {
+        let supported = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        Ok(supported.map_err(failed("ask for the processor's features"))?.as_slice().to_vec())
+    }
+
+    /// A machine with its interrupt controllers. The kernel waits for grace periods of RCU over it, some
+    /// milliseconds without work.
+    pub(crate) fn make_vm(&self) -> Result<Vm, VmError> {
+        let kvm = &self.kvm;
         let fd = kvm.create_vm().map_err(failed("make a virtual machine"))?;
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP_ADDRESS)
             .map_err(failed("place the identity map"))?;
@@ -87,15 +98,17 @@ impl Vm {
             // Some processors have counters that no feature tells of, and so none can hide.
             fd.enable_cap(&disable).map_err(failed("switch the performance counters off"))?;
         }
-        Ok(Self { kvm, fd, slots: 0 })
+        Ok(Vm { fd, slots: 0 })
     }
+}
 
-    /// What the host's processor and kernel offer a guest.
-    pub(crate) fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>, VmError> {
-        let supported = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-        Ok(supported.map_err(failed("ask for the processor's features"))?.as_slice().to_vec())
-    }
+/// A virtual machine without vCPUs.
+pub(crate) struct Vm {
+    fd: VmFd,
+    slots: u32,
+}
 
+impl Vm {
     /// Whether local timers can be set by the time stamp counter.
     pub(crate) fn has_tsc_deadline(&self) -> bool {
         self.fd.check_extension(Cap::TscDeadlineTimer)
