@@ -41,6 +41,9 @@ const REQUIRED_OF_ROOT: &str = "guest,registry,mcp-clients,netns";
 /// Tests by programs that others wrote and that are installed for the caller alone.
 const CLIENTS: &str = "guest_clients";
 
+/// Those are not run a second time as an ordinary user, nor are these, which take minutes and are the same for everybody.
+const ONCE: [&str; 2] = [CLIENTS, "guest_archives"];
+
 /// Megabytes of each bulk transfer, once: with the smaller default it takes a minute less, which is enough for
 /// the ordinary user's turn.
 const BULK_MIB: &str = "1024";
@@ -78,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let user = OrdinaryUser::prepare(&needs.bundle, &needs.cache)?;
         variables.extend(user.variables());
         let theirs = Settings { variables, prefix: user.prefix(), ..own };
-        let is_for_all = |binary: &&TestBinary| !binary.name.ends_with(CLIENTS);
+        let is_for_all = |binary: &&TestBinary| ONCE.iter().all(|name| !binary.name.ends_with(name));
         for binary in binaries.iter().filter(is_guest).filter(is_for_all) {
             let name = format!("{} as an ordinary user", binary.name);
             sum += suite::run(&TestBinary { name, ..binary.clone() }, &theirs)?;

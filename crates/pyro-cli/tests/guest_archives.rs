@@ -205,8 +205,8 @@ fn pip_fetches_from_this_hosts_index() {
     let text = format!(
         "export PYTHONHOME=/tmp/python/usr PYTHONPATH=/workspace PYTHONDONTWRITEBYTECODE=1 \
          LD_LIBRARY_PATH=/tmp/python/usr/lib/x86_64-linux-gnu:/tmp/python/lib/x86_64-linux-gnu; \
-         cd /tmp; python/usr/bin/python3.11 -m pip download -q --disable-pip-version-check --retries 0 --no-deps \
-         --index-url {} six >&2 && ls six-*",
+         cd /tmp; python/usr/bin/python3.11 -m pip download -q --disable-pip-version-check --retries 0 --timeout 120 \
+         --no-deps --index-url {} six >&2 && ls six-*",
         index.url
     );
     let ran = until_open(&host, &text, &mut opened);

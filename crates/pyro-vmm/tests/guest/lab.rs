@@ -12,7 +12,7 @@ use pyro_vmm::{DiskSpec, EngineSpec, Event, ExitReason, Machine, MachineSpec, Se
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Under emulation on a busy machine a boot may take many times its usual second.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at what can only be looked at.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// Size of the test disk: 64 MiB, its first block marked.
