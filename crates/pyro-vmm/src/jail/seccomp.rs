@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::{
     BpfProgram, SeccompAction as Action, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
+    SeccompFilter, SeccompRule, TargetArch, sock_filter,
 };
 
 use super::sys;
@@ -129,7 +129,94 @@ fn program(thread: Thread, action: SeccompAction) -> Result<BpfProgram, seccompi
         SeccompAction::Kill => Action::KillProcess,
         SeccompAction::Trap => Action::Trap,
     };
-    SeccompFilter::new(rules(thread)?, otherwise, Action::Allow, TargetArch::x86_64)?.try_into()
+    let rules = rules(thread)?;
+    let runs = runs(&rules);
+    let checked = rules.into_iter().filter(|(_, rules)| !rules.is_empty()).collect();
+    let checked: BpfProgram =
+        SeccompFilter::new(checked, otherwise.clone(), Action::Allow, TargetArch::x86_64)?.try_into()?;
+    Ok(by_halving(&runs, checked, otherwise))
+}
+
+/// What follows from a system call's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Allow = 0,
+    Refuse = 1,
+    /// Its arguments decide.
+    Check = 2,
+}
+
+/// Numbers with one verdict, from this one to the next run's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    first: u32,
+    verdict: Verdict,
+}
+
+/// All numbers there are, in order.
+fn runs(rules: &Rules) -> Vec<Run> {
+    let mut runs = vec![Run { first: 0, verdict: Verdict::Refuse }];
+    for (&call, rules) in rules {
+        let first = u32::try_from(call).expect("numbers of system calls are small");
+        let verdict = if rules.is_empty() { Verdict::Allow } else { Verdict::Check };
+        // The refused run before it may be empty.
+        runs.pop_if(|last| last.first == first);
+        if runs.last().is_none_or(|last| last.verdict != verdict) {
+            runs.push(Run { first, verdict });
+        }
+        runs.push(Run { first: first + 1, verdict: Verdict::Refuse });
+    }
+    runs
+}
+
+/// Places in `struct seccomp_data` of `linux/seccomp.h`.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+/// `AUDIT_ARCH_X86_64` of `linux/audit.h`.
+const X86_64: u32 = 0xC000_003E;
+
+/// The filter that finds a number's run by halving, and leaves numbers whose arguments count to the filter `checked`.
+///
+/// A chain of comparisons would mean the same. But a kernel that takes a filter runs it for every number, to learn
+/// which calls it need not filter at all, and a chain is as long as the list.
+fn by_halving(runs: &[Run], checked: BpfProgram, otherwise: Action) -> BpfProgram {
+    let statement = |code: u32, k| sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let load = |place| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, place);
+    let result = |action: Action| statement(libc::BPF_RET | libc::BPF_K, action.into());
+    let mut program = vec![load(ARCHITECTURE)];
+    // There is one jump fewer than there are runs, and before them the number is loaded.
+    let verdicts = program.len() + 2 + runs.len() - 1;
+    // `checked` begins with the architecture, too, and ends the process for another one.
+    let other = verdicts + Verdict::Check as usize;
+    program.push(jump(libc::BPF_JEQ, X86_64, program.len(), program.len() + 1, other));
+    program.push(load(NUMBER));
+    search(runs, verdicts, &mut program);
+    // In the order of `Verdict`.
+    program.extend([result(Action::Allow), result(otherwise)]);
+    program.extend(checked);
+    program
+}
+
+/// Appends the jumps from a number within `runs`, which are two or more, to what is behind `verdicts`.
+fn search(runs: &[Run], verdicts: usize, program: &mut BpfProgram) {
+    let (low, high) = runs.split_at(runs.len() / 2);
+    let place = program.len();
+    let target = |half: &[Run], jumps| match half {
+        [run] => verdicts + run.verdict as usize,
+        _ => jumps,
+    };
+    let (to_low, to_high) = (target(low, place + 1), target(high, place + low.len()));
+    program.push(jump(libc::BPF_JGE, high[0].first, place, to_high, to_low));
+    for half in [low, high].into_iter().filter(|half| half.len() > 1) {
+        search(half, verdicts, program);
+    }
+}
+
+/// A jump at `place` that compares with `k`.
+fn jump(comparison: u32, k: u32, place: usize, if_true: usize, if_false: usize) -> sock_filter {
+    let over = |target: usize| u8::try_from(target - place - 1).expect("there are fewer than 250 runs");
+    let code = (libc::BPF_JMP | libc::BPF_K | comparison) as u16;
+    sock_filter { code, jt: over(if_true), jf: over(if_false), k }
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -212,6 +299,105 @@ mod tests {
         for thread in THREADS {
             assert!(program(thread, SeccompAction::Kill).is_ok());
             assert!(program(thread, SeccompAction::Trap).is_ok());
+        }
+    }
+
+    /// `AUDIT_ARCH_I386` and `__X32_SYSCALL_BIT`.
+    const I386: u32 = 0x4000_0003;
+    const X32: u32 = 0x4000_0000;
+
+    fn chain(thread: Thread, otherwise: Action) -> BpfProgram {
+        let filter = SeccompFilter::new(rules(thread).unwrap(), otherwise, Action::Allow, TargetArch::x86_64);
+        filter.unwrap().try_into().unwrap()
+    }
+
+    /// What the kernel does with a call, and after how many steps.
+    fn outcome(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
+        let words = [number, architecture, 0, 0].into_iter();
+        let data: Vec<u32> =
+            words.chain(arguments.iter().flat_map(|a| [*a as u32, (*a >> 32) as u32])).collect();
+        let (mut place, mut accumulator) = (0, 0);
+        for step in 1.. {
+            let sock_filter { code, jt, jf, k } = program[place].clone();
+            let branch = |taken| usize::from(if taken { jt } else { jf });
+            place += 1;
+            match u32::from(code) {
+                0x20 => accumulator = data[k as usize / 4],
+                0x54 => accumulator &= k,
+                0x05 => place += k as usize,
+                0x15 => place += branch(accumulator == k),
+                0x25 => place += branch(accumulator > k),
+                0x35 => place += branch(accumulator >= k),
+                0x06 => return (k, step),
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+        unreachable!()
+    }
+
+    /// Arguments that rules of ours tell apart, for every call.
+    fn arguments() -> Vec<[u64; 6]> {
+        let first = [0, 1, u64::from(std::process::id()), libc::PR_GET_SECCOMP as u64, libc::AF_INET as u64];
+        let second = [0, 1, 2, 3, 4, 5, 0x801, 1030, libc::FIONBIO, libc::FIONREAD, KVM_RUN, KVM_GET_REGS];
+        let third = [0, 2, 4, 9, libc::SIGRTMIN() as u64];
+        let fifth = [0, 1, 1 << 32];
+        let mut all = Vec::new();
+        for (a, b) in first.into_iter().flat_map(|a| second.map(|b| (a, b))) {
+            all.extend(third.into_iter().flat_map(|c| fifth.map(|e| [a, b, c, 0, e, 0])));
+        }
+        all
+    }
+
+    #[test]
+    fn halving_means_what_a_chain_of_the_rules_means() {
+        let arguments = arguments();
+        for thread in THREADS {
+            for (action, otherwise) in
+                [(SeccompAction::Kill, Action::KillProcess), (SeccompAction::Trap, Action::Trap)]
+            {
+                let (program, chain) = (program(thread, action).unwrap(), chain(thread, otherwise));
+                let numbers = (0..600).chain((0..600).map(|n| n | X32)).chain([u32::MAX - 1, u32::MAX]);
+                for number in numbers {
+                    let is_checked =
+                        rules(thread).unwrap().get(&number.into()).is_some_and(|r| !r.is_empty());
+                    let arguments = if is_checked { &arguments[..] } else { &arguments[..1] };
+                    for arguments in arguments {
+                        for architecture in [X86_64, I386, 0] {
+                            let ours = outcome(&program, architecture, number, *arguments).0;
+                            let theirs = outcome(&chain, architecture, number, *arguments).0;
+                            assert_eq!(ours, theirs, "{thread:?}: {number} {arguments:?} {architecture:#x}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_architectures_and_unlisted_numbers_are_refused_and_listed_ones_allowed() {
+        let (allow, kill) = (u32::from(Action::Allow), u32::from(Action::KillProcess));
+        for thread in THREADS {
+            let (program, rules) = (program(thread, SeccompAction::Kill).unwrap(), rules(thread).unwrap());
+            let outcome = |architecture, number| outcome(&program, architecture, number, [0; 6]).0;
+            for number in 0..600 {
+                let unchecked = rules.get(&number.into()).is_some_and(|rules| rules.is_empty());
+                assert_eq!(outcome(X86_64, number | X32), kill);
+                assert_eq!(outcome(I386, number), kill);
+                assert!(!unchecked || outcome(X86_64, number) == allow, "{thread:?}: {number}");
+                assert!(rules.contains_key(&number.into()) || outcome(X86_64, number) == kill);
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_is_found_in_few_steps() {
+        for thread in THREADS {
+            let program = program(thread, SeccompAction::Kill).unwrap();
+            let rules = rules(thread).unwrap();
+            let free = (0..500).filter(|number| rules.get(&i64::from(*number)).is_none_or(Vec::is_empty));
+            let most = free.map(|number| outcome(&program, X86_64, number, [0; 6]).1).max();
+            // Loads, the architecture, seven halvings, the result.
+            assert!(most <= Some(11), "{thread:?}: {most:?} of {}", program.len());
         }
     }
 
