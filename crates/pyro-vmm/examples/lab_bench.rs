@@ -62,9 +62,7 @@ fn main() -> Result<()> {
             let reached = boot.reached;
             let ended = boot.end()?;
             println!("# {number}: {} {}", milliseconds(reached), milliseconds(ended));
-            if ended.as_secs() > 0 {
-                return Ok(());
-            }
+            if ended.as_secs() > 0 { return Ok(()); }
             fs::write("/sys/kernel/tracing/trace", "")?;
         }
         return Ok(());
