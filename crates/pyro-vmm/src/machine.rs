@@ -48,7 +48,7 @@ pub struct MachineSpec {
     pub vcpu_count: u8,
     /// Guest memory, 256 MiB to 1 TiB. The host takes it as the guest touches it.
     pub mem_mib: u32,
-    /// The guest kernel: an uncompressed ELF image with a PVH entry.
+    /// The guest kernel: an uncompressed ELF image, entered in long mode or, without such an entry, by PVH.
     pub kernel: File,
     /// The initramfs.
     pub initramfs: File,

@@ -87,9 +87,18 @@ pub(crate) fn load(
             place(&image, *segment, ram)?;
         }
         write_command_line(command_line, ram)?;
-        pvh::write(module, ram)?;
-        let parameters_address = layout::START_INFO_ADDRESS;
-        Ok(Entry { protocol: Protocol::Pvh, instruction_pointer: elf.entry(), parameters_address })
+        match elf.entry() {
+            elf::Entry::Long(instruction_pointer) => {
+                bzimage::write(&[], module, ram)?;
+                let parameters_address = layout::ZERO_PAGE_ADDRESS;
+                Ok(Entry { protocol: Protocol::Linux64, instruction_pointer, parameters_address })
+            }
+            elf::Entry::Pvh(entry) => {
+                pvh::write(module, ram)?;
+                let parameters_address = layout::START_INFO_ADDRESS;
+                Ok(Entry { protocol: Protocol::Pvh, instruction_pointer: entry.into(), parameters_address })
+            }
+        }
     } else {
         let kernel = BzImage::parse(&image, ram.low_end())?;
         kernel.check_command_line(command_line)?;

@@ -1,4 +1,4 @@
-//! Compressed kernels, entered by Linux's 64-bit boot protocol.
+//! Compressed kernels, and what any kernel is told that is entered by Linux's 64-bit boot protocol.
 //!
 //! `Documentation/arch/x86/boot.rst` and `zero-page.rst` of Linux; offsets are those of `struct boot_params`,
 //! which are the file's as well.
@@ -47,7 +47,7 @@ const ENTRY_64: u64 = 0x200;
 const UNDEFINED_LOADER: u8 = 0xFF;
 
 /// What our page tables reach, and therefore where the kernel must unpack itself.
-const IDENTITY_MAPPED_BYTES: u64 = 1 << 30;
+pub(super) const IDENTITY_MAPPED_BYTES: u64 = 1 << 30;
 const LARGE_PAGE_BYTES: u64 = 2 << 20;
 const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE_PAGE: u64 = 1 << 7;
@@ -128,36 +128,42 @@ impl BzImage {
         Ok(())
     }
 
-    /// Writes the zero page, the segment descriptors and the page tables. An empty `initramfs` is none.
+    /// Writes what this kernel is told; see [`write`].
     pub(super) fn write(&self, initramfs: Range, ram: &GuestRam) -> Result<(), LoadError> {
-        let write = |bytes: &[u8], address| ram.memory().write_slice(bytes, GuestAddress(address));
-        let bytes_of = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-        write(&self.zero_page(initramfs, ram.len_bytes()), layout::ZERO_PAGE_ADDRESS)?;
-        write(&bytes_of(&registers::descriptors()), layout::GDT_ADDRESS)?;
-        write(&bytes_of(&page_tables()), layout::PAGE_TABLES_ADDRESS)?;
-        Ok(())
+        write(&self.header[SETUP_SECTS..], initramfs, ram)
     }
+}
 
-    fn zero_page(&self, initramfs: Range, ram_bytes: u64) -> Vec<u8> {
-        let mut page = vec![0; PAGE_BYTES as usize];
-        page[SETUP_SECTS..self.header.len()].copy_from_slice(&self.header[SETUP_SECTS..]);
-        let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
-        put(TYPE_OF_LOADER, &[UNDEFINED_LOADER]);
-        // Both are below 4 GiB: low RAM ends there.
-        put(RAMDISK_IMAGE, &(initramfs.start as u32).to_le_bytes());
-        put(RAMDISK_SIZE, &(initramfs.len_bytes as u32).to_le_bytes());
-        put(CMD_LINE_PTR, &(layout::COMMAND_LINE_ADDRESS as u32).to_le_bytes());
-        put(ACPI_RSDP_ADDR, &layout::RSDP_ADDRESS.to_le_bytes());
-        let map = layout::memory_map(ram_bytes);
-        put(E820_ENTRIES, &[map.len() as u8]);
-        for (index, (range, kind)) in map.into_iter().enumerate() {
-            let at = E820_TABLE + index * E820_ENTRY_BYTES;
-            put(at, &range.start.to_le_bytes());
-            put(at + 8, &range.len_bytes.to_le_bytes());
-            put(at + 16, &(kind as u32).to_le_bytes());
-        }
-        page
+/// Writes the zero page, the segment descriptors and the page tables. An empty `initramfs` is none. A kernel without a
+/// setup header, an empty `header`, reads nothing of it but what is set here.
+pub(super) fn write(header: &[u8], initramfs: Range, ram: &GuestRam) -> Result<(), LoadError> {
+    let write = |bytes: &[u8], address| ram.memory().write_slice(bytes, GuestAddress(address));
+    let bytes_of = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    write(&zero_page(header, initramfs, ram.len_bytes()), layout::ZERO_PAGE_ADDRESS)?;
+    write(&bytes_of(&registers::descriptors()), layout::GDT_ADDRESS)?;
+    write(&bytes_of(&page_tables()), layout::PAGE_TABLES_ADDRESS)?;
+    Ok(())
+}
+
+fn zero_page(header: &[u8], initramfs: Range, ram_bytes: u64) -> Vec<u8> {
+    let mut page = vec![0; PAGE_BYTES as usize];
+    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    put(SETUP_SECTS, header);
+    put(TYPE_OF_LOADER, &[UNDEFINED_LOADER]);
+    // Both are below 4 GiB: low RAM ends there.
+    put(RAMDISK_IMAGE, &(initramfs.start as u32).to_le_bytes());
+    put(RAMDISK_SIZE, &(initramfs.len_bytes as u32).to_le_bytes());
+    put(CMD_LINE_PTR, &(layout::COMMAND_LINE_ADDRESS as u32).to_le_bytes());
+    put(ACPI_RSDP_ADDR, &layout::RSDP_ADDRESS.to_le_bytes());
+    let map = layout::memory_map(ram_bytes);
+    put(E820_ENTRIES, &[map.len() as u8]);
+    for (index, (range, kind)) in map.into_iter().enumerate() {
+        let at = E820_TABLE + index * E820_ENTRY_BYTES;
+        put(at, &range.start.to_le_bytes());
+        put(at + 8, &range.len_bytes.to_le_bytes());
+        put(at + 16, &(kind as u32).to_le_bytes());
     }
+    page
 }
 
 /// One table each of the three upper levels, which map the first GiB to itself in pages of 2 MiB.

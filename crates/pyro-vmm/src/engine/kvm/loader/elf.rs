@@ -1,7 +1,11 @@
-//! ELF64 executables with a PVH entry: an uncompressed `vmlinux`.
+//! ELF64 executables: an uncompressed `vmlinux`.
+//!
+//! Linux's has two entries: the file's own, which is for long mode, and PVH's. The first is taken where there are both:
+//! behind PVH's the kernel looks for Xen in 256 leaves of `cpuid`, each an exit.
 //!
 //! System V ABI, "Object Files" and "Program Loading"; Xen's `include/public/elfnote.h`.
 
+use super::bzimage::IDENTITY_MAPPED_BYTES;
 use super::{Image, LoadError, Segment, u16_at, u32_at, u64_at};
 
 const MAGIC: &[u8; 4] = b"\x7fELF";
@@ -26,19 +30,28 @@ const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 /// A kernel whose parts fit into the machine and do not overlap.
 pub(super) struct Elf {
     segments: Vec<Segment>,
-    entry: u32,
+    entry: Entry,
+}
+
+/// A physical address to begin at.
+#[derive(Clone, Copy)]
+pub(super) enum Entry {
+    /// In long mode.
+    Long(u64),
+    /// In protected mode.
+    Pvh(u32),
 }
 
 impl Elf {
     /// Reads headers and notes.
     pub(super) fn parse(image: &Image<'_>, low_ram_end: u64) -> Result<Self, LoadError> {
-        let headers = program_headers(image)?;
+        let (long_entry, headers) = headers(image)?;
         let mut segments = Vec::new();
-        let mut entry = None;
+        let mut pvh = None;
         for header in headers.chunks_exact(PROGRAM_HEADER_BYTES) {
             match u32_at(header, 0) {
                 PT_LOAD => segments.extend(loadable(header, image, low_ram_end)?),
-                PT_NOTE if entry.is_none() => entry = pvh_entry(header, image)?,
+                PT_NOTE if pvh.is_none() => pvh = pvh_entry(header, image)?,
                 _ => {}
             }
         }
@@ -46,13 +59,17 @@ impl Elf {
         if let Some(pair) = segments.windows(2).find(|pair| pair[0].end() > pair[1].address) {
             return Err(pair[1].refused());
         }
-        let entry = entry.ok_or(LoadError::Malformed("it has no PVH entry"))?;
-        let holds = |segment: &Segment| {
-            (segment.address..segment.address + segment.file_bytes).contains(&u64::from(entry))
+        let is_code = |address: u64| {
+            let of_file = |segment: &Segment| segment.address..segment.address + segment.file_bytes;
+            segments.iter().any(|segment| of_file(segment).contains(&address))
         };
-        if !segments.iter().any(holds) {
-            return Err(LoadError::Malformed("its PVH entry is not in its code"));
-        }
+        let is_mapped = segments.iter().all(|segment| segment.end() <= IDENTITY_MAPPED_BYTES);
+        let entry = match pvh {
+            _ if is_mapped && is_code(long_entry) => Entry::Long(long_entry),
+            None => return Err(LoadError::Malformed("it has no entry")),
+            Some(entry) if is_code(entry.into()) => Entry::Pvh(entry),
+            Some(_) => return Err(LoadError::Malformed("its PVH entry is not in its code")),
+        };
         Ok(Elf { segments, entry })
     }
 
@@ -60,9 +77,8 @@ impl Elf {
         &self.segments
     }
 
-    /// The physical address to begin at.
-    pub(super) fn entry(&self) -> u64 {
-        self.entry.into()
+    pub(super) fn entry(&self) -> Entry {
+        self.entry
     }
 
     /// Behind the last segment.
@@ -81,7 +97,8 @@ pub(super) fn is_elf(image: &Image<'_>) -> Result<bool, LoadError> {
     Ok(&magic == MAGIC)
 }
 
-fn program_headers(image: &Image<'_>) -> Result<Vec<u8>, LoadError> {
+/// The file's own entry and its program headers.
+fn headers(image: &Image<'_>) -> Result<(u64, Vec<u8>), LoadError> {
     let mut header = [0; HEADER_BYTES];
     if !image.holds(0, HEADER_BYTES as u64) {
         return Err(LoadError::Malformed("its ELF header is cut off"));
@@ -99,7 +116,7 @@ fn program_headers(image: &Image<'_>) -> Result<Vec<u8>, LoadError> {
         return Err(LoadError::Malformed("its program headers are not in the file"));
     }
     image.read(offset, &mut headers)?;
-    Ok(headers)
+    Ok((u64_at(&header, 24), headers))
 }
 
 /// `None` for a segment without bytes.

@@ -55,7 +55,8 @@ fn elf(segments: &[Segment], notes: &[u8], len: u64) -> Vec<u8> {
     header.resize(16, 0);
     header.extend([2_u16, 62].into_iter().flat_map(u16::to_le_bytes));
     header.extend(1_u32.to_le_bytes());
-    header.extend([0x100_0000_u64, 64, 0].into_iter().flat_map(u64::to_le_bytes));
+    // No entry but PVH's.
+    header.extend([0_u64, 64, 0].into_iter().flat_map(u64::to_le_bytes));
     header.extend(0_u32.to_le_bytes());
     header.extend([64_u16, 56, segments.len() as u16 + 1, 0, 0, 0].into_iter().flat_map(u16::to_le_bytes));
     let notes_len = notes.len() as u64;
@@ -140,6 +141,32 @@ fn start_information_tells_of_everything() {
 }
 
 #[test]
+fn a_kernel_with_an_entry_for_long_mode_is_entered_there() {
+    let initramfs = pattern(5000);
+    let with = |entry: u64| {
+        let mut kernel = simple_elf();
+        kernel[24..32].copy_from_slice(&entry.to_le_bytes());
+        load_with(&kernel, &initramfs).unwrap()
+    };
+    let (ram, entry) = with(16 * MIB + 0x123);
+    let expected = Entry {
+        protocol: Protocol::Linux64,
+        instruction_pointer: 16 * MIB + 0x123,
+        parameters_address: layout::ZERO_PAGE_ADDRESS,
+    };
+    assert_eq!(entry, expected);
+    let page = read(&ram, layout::ZERO_PAGE_ADDRESS, PAGE_BYTES);
+    assert_eq!((page[0x210], page[0x1E8], u64_at(&page, 0x070)), (0xFF, 3, layout::RSDP_ADDRESS));
+    assert_eq!((u32_at(&page, 0x218), u32_at(&page, 0x21C)), ((RAM_BYTES - 8192) as u32, 5000));
+    assert_eq!(u32_at(&page, 0x228), layout::COMMAND_LINE_ADDRESS as u32);
+    assert_eq!(words(&ram, layout::PAGE_TABLES_ADDRESS, 1), [layout::PAGE_TABLES_ADDRESS + 0x1003]);
+    // Elsewhere is no entry, also where a segment has nothing of the file.
+    for entry in [0, MIB, 16 * MIB + 0x2345, 16 * MIB + 0x5800, u64::MAX] {
+        assert_eq!(with(entry).1.protocol, Protocol::Pvh, "{entry:#x}");
+    }
+}
+
+#[test]
 fn ram_beyond_the_devices_is_told() {
     let ram = GuestRam::new(5 << 30).unwrap();
     load(&file(&simple_elf()), &file(b"x"), "", &ram).unwrap();
@@ -196,7 +223,7 @@ fn elf_raw(segments: &[Segment], notes: &[u8]) -> Vec<u8> {
 fn a_kernel_without_a_usable_pvh_entry_is_refused() {
     let segments = [segment(0x1000, 16 * MIB, 0x1000, 0x2000)];
     let with = |notes: &[u8]| refused(&elf(&segments, notes, 0x8000));
-    assert_eq!(with(b""), "the kernel is not usable: it has no PVH entry");
+    assert_eq!(with(b""), "the kernel is not usable: it has no entry");
     assert_eq!(
         with(&note(b"Xen\0", 18, &[1; 5])),
         "the kernel is not usable: its PVH entry is no address of 32 bits"
@@ -208,7 +235,7 @@ fn a_kernel_without_a_usable_pvh_entry_is_refused() {
     );
     let mut cut_off = note(b"Xen\0", 18, &(16 * MIB).to_le_bytes());
     cut_off[4] = 9;
-    assert_eq!(with(&cut_off), "the kernel is not usable: it has no PVH entry");
+    assert_eq!(with(&cut_off), "the kernel is not usable: it has no entry");
     let short = note(b"Xen\0", 18, &(16 * MIB as u32).to_le_bytes());
     assert!(load_with(&elf(&segments, &short, 0x8000), b"").is_ok());
 }
