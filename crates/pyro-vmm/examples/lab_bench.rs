@@ -56,19 +56,7 @@ fn main() -> Result<()> {
     let files = Files::of(paths).ok_or("usage: lab_bench VMM FIRECRACKER KERNEL INITRAMFS DISK")?;
     fs::read(&files.disk)?;
     let parts: [fn(&Files, Side) -> Result<()>; 4] = [boots, counts, traced, loads];
-    if let Some(count) = std::env::var("LOOP").ok().and_then(|n| n.parse::<u32>().ok()) {
-        for number in 0..count {
-            let boot = sides::boot(&files, Side::Pyro)?;
-            let reached = boot.reached;
-            let ended = boot.end()?;
-            println!("# {number}: {} {}", milliseconds(reached), milliseconds(ended));
-            if ended.as_secs() > 0 { return Ok(()); }
-            fs::write("/sys/kernel/tracing/trace", "")?;
-        }
-        return Ok(());
-    }
-    let only: Option<usize> = std::env::var("PARTS").ok().and_then(|n| n.parse().ok());
-    for part in parts.into_iter().take(only.unwrap_or(9)) {
+    for part in parts {
         for side in [Side::Firecracker, Side::Pyro] {
             part(&files, side)?;
         }
