@@ -40,7 +40,7 @@ const LONGEST: &[&str] = &[
     "pyro-cli test guest_network",
     "pyro-vmm test guest_boot",
 ];
-/// What `cargo xtask test --lab` runs on KVM: no more than time allows (docs/lab.md). The rest is left to
+/// What `cargo xtask test` runs on KVM: no more than time allows (docs/lab.md). The rest is left to
 /// `cargo xtask smoke --engine kvm`.
 const EVERY_CHANGE: &[&str] = &["pyro-vmm test guest_boot"];
 /// Parts of the names of its tests that are run.
