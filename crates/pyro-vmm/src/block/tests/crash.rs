@@ -224,11 +224,11 @@ fn a_write_lost_in_a_crash_does_not_come_back_with_the_next_one() {
         let file = Shared::new(Vec::new());
         let mut disk = Overlay::create(layers(), file.clone(), SIZE, Durability::Durable, u64::MAX).unwrap();
         if over_zero {
-            disk.discard(0, CLUSTER_BYTES).unwrap();
+            disk.discard(0, BLOCK_BYTES).unwrap();
         }
         disk.flush().unwrap();
         disk.write(&Source::from_slice(&[1; 512]), 0).unwrap();
-        // The cluster reached the medium, the table did not.
+        // The block reached the medium, the table did not.
         let file = Shared::new(file.crash(|| true));
         let mut disk = Overlay::open(layers(), file, Durability::Durable, u64::MAX).unwrap();
         disk.write(&Source::from_slice(&[2; 512]), 1024).unwrap();
