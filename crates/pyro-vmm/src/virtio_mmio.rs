@@ -149,7 +149,7 @@ impl<D: Device + 'static> MmioDevice<D> {
         let served = QueuedDevice::new(device, |wanted| wanted);
         let kicks: Vec<OwnedFd> = served.queues.iter().map(|_| counter()).collect::<Result<_, _>>()?;
         for (queue, kick) in (0..).zip(&kicks) {
-            poller.add(kick.as_fd(), Token { endpoint: index, source: Source::Queue(queue) })?;
+            poller.add_counter(kick.as_fd(), Token { endpoint: index, source: Source::Queue(queue) })?;
         }
         let places = vec![Places::default(); served.queues.len()];
         let state = State {
@@ -194,10 +194,6 @@ impl<D: Device + 'static> MmioDevice<D> {
     }
 
     fn kicked(&self, queue: u16) -> Result<(), EndpointError> {
-        if let Some(kick) = self.kicks.get(usize::from(queue)) {
-            // Takes all kicks so far. None is fine, the queue is looked at anyway.
-            let _ = rustix::io::read(kick, &mut [0; 8]);
-        }
         let mut state = self.lock();
         if !state.is_running() {
             return Ok(());

@@ -1,7 +1,7 @@
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::block::{Durability, MemoryFile};
+use crate::block::{BLOCK_BYTES, Durability, MemoryFile};
 use crate::device::testing::{Driver, Memory, Piece, memory};
 
 /// Where tests put the parts of a request.
@@ -126,7 +126,7 @@ fn a_full_disk_fails_the_write_alone() {
     let mut rig = rig(overlay(BLOCK_BYTES));
     assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 0, &[Piece::Read(DATA, 512)]), (OK, 1));
     assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 128, &[Piece::Read(DATA, 512)]), (IO_ERROR, 1));
-    assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 8, &[Piece::Read(DATA, 512)]), (OK, 1));
+    assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 1, &[Piece::Read(DATA, 512)]), (OK, 1));
 }
 
 #[test]
