@@ -76,10 +76,7 @@ impl<S: Storage> Delta<S> {
 
     /// Reads within blocks that are present. The last one may be short, and the disk above larger.
     fn read(&self, target: &mut Target<'_>, at: u64) -> io::Result<()> {
-        let within = self.size_bytes.saturating_sub(at).min(target.len() as u64) as usize;
-        read_all(&self.storage, &mut target.part(0, within), self.place(at))?;
-        target.part(within, usize::MAX).fill_zero();
-        Ok(())
+        read_within(&self.storage, target, self.place(at), self.size_bytes.saturating_sub(at))
     }
 }
 
@@ -251,11 +248,18 @@ impl<S: Storage> Layers<S> {
             target.fill_zero();
             return Ok(());
         };
-        let within = len.saturating_sub(at).min(target.len() as u64) as usize;
-        read_all(base, &mut target.part(0, within), at)?;
-        target.part(within, usize::MAX).fill_zero();
-        Ok(())
+        read_within(base, target, at, len.saturating_sub(at))
     }
+}
+
+/// Reads at `offset` as far as `left` bytes go; zeroes are beyond.
+fn read_within<S: Storage>(storage: &S, target: &mut Target<'_>, offset: u64, left: u64) -> io::Result<()> {
+    if target.len() as u64 <= left {
+        return read_all(storage, target, offset);
+    }
+    read_all(storage, &mut target.part(0, left as usize), offset)?;
+    target.part(left as usize, usize::MAX).fill_zero();
+    Ok(())
 }
 
 /// The blocks that lie wholly within a range of bytes of a disk; the disk's last one may be short.

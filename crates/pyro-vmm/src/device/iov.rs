@@ -42,6 +42,9 @@ impl Pieces<'_> {
 
     /// The part from `skip` on, at most `len` bytes long.
     fn part(&self, mut skip: usize, len: usize) -> Pieces<'_> {
+        if skip == 0 && len >= self.len {
+            return Pieces { vecs: Cow::Borrowed(&self.vecs), len: self.len };
+        }
         let mut rest = &*self.vecs;
         while let [piece, others @ ..] = rest
             && piece.iov_len <= skip

@@ -5,6 +5,7 @@ mod sys;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_cpuid_entry2,
@@ -17,7 +18,7 @@ use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_QUEUE_
 use super::layout;
 use super::memory::Region;
 use crate::device::Device;
-use crate::virtio_mmio::{MmioDevice, RegisterPages};
+use crate::virtio_mmio::{InterruptLine, MmioDevice, RegisterPages};
 
 /// What the engine cannot do without, with the names of `KVM_CAP_...`.
 const NEEDED: [(Cap, &str); 8] = [
@@ -58,10 +59,27 @@ pub(super) fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmErro
     move |source| VmError::Kvm { what, source }
 }
 
+/// A line of the interrupt controllers.
+pub(crate) struct Line {
+    vm: Arc<VmFd>,
+    gsi: u32,
+}
+
+impl InterruptLine for Line {
+    /// What a counter connected to the line does as well, but KVM would leave it to a thread of the kernel, for lines
+    /// cannot be raised where counters are: two switches an interrupt.
+    fn pulse(&self) -> io::Result<()> {
+        for level in [true, false] {
+            self.vm.set_irq_line(self.gsi, level).map_err(io::Error::from)?;
+        }
+        Ok(())
+    }
+}
+
 /// A virtual machine without vCPUs.
 pub(crate) struct Vm {
     kvm: Kvm,
-    fd: VmFd,
+    fd: Arc<VmFd>,
     slots: u32,
 }
 
@@ -87,7 +105,7 @@ impl Vm {
             // Some processors have counters that no feature tells of, and so none can hide.
             fd.enable_cap(&disable).map_err(failed("switch the performance counters off"))?;
         }
-        Ok(Self { kvm, fd, slots: 0 })
+        Ok(Self { kvm, fd: Arc::new(fd), slots: 0 })
     }
 
     /// What the host's processor and kernel offer a guest.
@@ -128,14 +146,18 @@ impl Vm {
         self.fd.register_irqfd(&event, gsi).map_err(failed("connect an interrupt"))
     }
 
-    /// Connects what of device `index` goes through counters: its interrupt, the kicks of its queues, and its
-    /// acknowledgements, which nobody has to hear of.
+    /// Line `gsi`, for interrupts that are edges.
+    pub(crate) fn line(&self, gsi: u32) -> Line {
+        Line { vm: Arc::clone(&self.fd), gsi }
+    }
+
+    /// Connects what of device `index` goes through counters: the kicks of its queues, and its acknowledgements,
+    /// which nobody has to hear of.
     pub(crate) fn connect<D: Device + 'static>(
         &self,
         index: u8,
         device: &MmioDevice<D>,
     ) -> Result<(), VmError> {
-        self.connect_line(device.interrupt(), layout::device_gsi(index))?;
         let register = |offset: u32| IoEventAddress::Mmio(layout::device_address(index) + u64::from(offset));
         for (queue, kick) in (0u32..).zip(device.kicks()) {
             let kick = sys::event(kick.as_fd())?;
