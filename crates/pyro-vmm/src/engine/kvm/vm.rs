@@ -66,8 +66,8 @@ pub(crate) struct Line {
 }
 
 impl InterruptLine for Line {
-    /// What a counter connected to the line does as well, but KVM would leave it to a thread of the kernel, for lines
-    /// cannot be raised where counters are: two switches an interrupt.
+    /// A counter connected to the line would do the same, but later: KVM cannot raise lines where counters are counted,
+    /// and leaves them to a thread of the kernel, which takes two switches an interrupt.
     fn pulse(&self) -> io::Result<()> {
         for level in [true, false] {
             self.vm.set_irq_line(self.gsi, level).map_err(io::Error::from)?;
