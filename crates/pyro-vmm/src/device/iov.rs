@@ -93,11 +93,6 @@ impl<'a> Source<'a> {
         self.pieces.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
     }
 
-    /// Appends another source.
-    pub fn append(&mut self, other: Source<'a>) {
-        other.pieces.vecs.iter().for_each(|piece| self.pieces.push(*piece));
-    }
-
     /// Bytes in all pieces.
     pub fn len(&self) -> usize {
         self.pieces.len
