@@ -10,6 +10,7 @@ pub mod chain;
 pub mod console;
 pub mod fuzz;
 pub mod iov;
+pub mod memory;
 pub mod net;
 pub(crate) mod queued;
 pub mod rng;

@@ -4,6 +4,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ impl Token {
     }
 }
 
-/// An epoll instance; all interests are level triggered.
+/// An epoll instance.
 pub struct Poller(OwnedFd);
 
 impl Poller {
@@ -63,9 +64,19 @@ impl Poller {
         Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
     }
 
-    /// Watches `fd` for input and for the peer's end.
+    /// Watches `fd` for input and for the peer's end, level triggered: an event for as long as it is ready.
     pub fn add(&self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
-        Ok(epoll::add(&self.0, fd, EventData::new_u64(token.emit()), EventFlags::IN | EventFlags::RDHUP)?)
+        self.watch(fd, token, EventFlags::IN | EventFlags::RDHUP)
+    }
+
+    /// Watches an event counter, edge triggered: one event for however often it was counted up since the last.
+    /// Nobody has to read it, and it counts further than a guest can kick.
+    pub fn add_counter(&self, counter: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        self.watch(counter, token, EventFlags::IN | EventFlags::ET)
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, token: Token, flags: EventFlags) -> io::Result<()> {
+        Ok(epoll::add(&self.0, fd, EventData::new_u64(token.emit()), flags)?)
     }
 
     /// Stops watching `fd`.
@@ -75,17 +86,16 @@ impl Poller {
 
     /// Waits for events; at most `within` when given.
     pub fn wait(&self, within: Option<Duration>) -> io::Result<Vec<Token>> {
-        let mut events: Vec<Event> = Vec::with_capacity(EVENTS_PER_WAIT);
+        let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS_PER_WAIT];
         let within = within.map(|time| Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         });
-        match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), within.as_ref()) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
+        match epoll::wait(&self.0, &mut events, within.as_ref()) {
+            Ok((events, _)) => Ok(events.iter().map(|event| Token::parse(event.data.u64())).collect()),
+            Err(Errno::INTR) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
         }
-        Ok(events.iter().map(|event| Token::parse(event.data.u64())).collect())
     }
 }
 
@@ -98,6 +108,24 @@ mod tests {
         for source in [Source::Messages, Source::Host, Source::Queue(0), Source::Queue(7)] {
             let token = Token { endpoint: 3, source };
             assert_eq!(Token::parse(token.emit()), token);
+        }
+    }
+
+    #[test]
+    fn each_count_up_is_told_once_without_a_read() {
+        use rustix::event::{EventfdFlags, eventfd};
+        use std::os::fd::AsFd as _;
+        let (poller, token) = (Poller::new().unwrap(), Token { endpoint: 1, source: Source::Queue(0) });
+        let counter = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let count_up = || rustix::io::write(&counter, &1u64.to_ne_bytes()).unwrap();
+        let told = || poller.wait(Some(Duration::ZERO)).unwrap();
+        count_up();
+        poller.add_counter(counter.as_fd(), token).unwrap();
+        assert_eq!(told(), [token], "what was counted before is told");
+        for times in 1..4 {
+            assert_eq!(told(), []);
+            (0..times).for_each(|_| assert_eq!(count_up(), 8));
+            assert_eq!(told(), [token]);
         }
     }
 }

@@ -3,15 +3,15 @@
 //! The registers are those of Virtual I/O Device 1.2, section 4.2.2. What the guest reads lies in a page that
 //! the hypervisor maps into the guest for reading alone, so that a read costs no exit at all; writes come here
 //! and leave the page as the next read must find it. Three more things are settled inside the host's kernel:
-//! a kick of a queue and the acknowledgement of an interrupt are event counters, and an interrupt is one that
-//! this process counts up.
+//! a kick of a queue and the acknowledgement of an interrupt are event counters, and an interrupt is an edge on a
+//! line of the guest's interrupt controller.
 
 pub mod fuzz;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -24,6 +24,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT as _;
 use vm_memory::{GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory as _};
 
+use crate::device::memory::DeviceMemory;
 use crate::device::queued::QueuedDevice;
 use crate::device::{Device, DeviceError};
 use crate::endpoint::{Endpoint, EndpointError};
@@ -103,13 +104,19 @@ pub trait Registers: Send + Sync {
     fn write(&self, offset: u64, data: &[u8]);
 }
 
+/// A device's line to the guest's interrupt controller.
+pub trait InterruptLine: Send + Sync {
+    /// Raises the line for an edge.
+    fn pulse(&self) -> io::Result<()>;
+}
+
 /// A device core behind its registers. Shared by the loop, which serves its queues, and the vCPUs' threads,
 /// which come for its registers.
 pub struct MmioDevice<D> {
     index: u16,
     poller: Arc<Poller>,
-    memory: GuestMemoryMmap<()>,
-    interrupt: OwnedFd,
+    memory: DeviceMemory,
+    interrupt: Box<dyn InterruptLine>,
     kicks: Vec<OwnedFd>,
     state: Mutex<State<D>>,
 }
@@ -144,12 +151,13 @@ impl<D: Device + 'static> MmioDevice<D> {
         device: D,
         memory: GuestMemoryMmap<()>,
         pages: &RegisterPages,
+        interrupt: Box<dyn InterruptLine>,
         poller: &Arc<Poller>,
     ) -> io::Result<Arc<Self>> {
         let served = QueuedDevice::new(device, |wanted| wanted);
         let kicks: Vec<OwnedFd> = served.queues.iter().map(|_| counter()).collect::<Result<_, _>>()?;
         for (queue, kick) in (0..).zip(&kicks) {
-            poller.add(kick.as_fd(), Token { endpoint: index, source: Source::Queue(queue) })?;
+            poller.add_counter(kick.as_fd(), Token { endpoint: index, source: Source::Queue(queue) })?;
         }
         let places = vec![Places::default(); served.queues.len()];
         let state = State {
@@ -167,16 +175,11 @@ impl<D: Device + 'static> MmioDevice<D> {
         Ok(Arc::new(Self {
             index,
             poller: Arc::clone(poller),
-            memory,
-            interrupt: counter()?,
+            memory: DeviceMemory::new(memory),
+            interrupt,
             kicks,
             state: Mutex::new(state),
         }))
-    }
-
-    /// Counts up for each interrupt of the guest.
-    pub fn interrupt(&self) -> BorrowedFd<'_> {
-        self.interrupt.as_fd()
     }
 
     /// Counted up for each kick, a counter a queue.
@@ -194,10 +197,6 @@ impl<D: Device + 'static> MmioDevice<D> {
     }
 
     fn kicked(&self, queue: u16) -> Result<(), EndpointError> {
-        if let Some(kick) = self.kicks.get(usize::from(queue)) {
-            // Takes all kicks so far. None is fine, the queue is looked at anyway.
-            let _ = rustix::io::read(kick, &mut [0; 8]);
-        }
         let mut state = self.lock();
         if !state.is_running() {
             return Ok(());
@@ -210,17 +209,17 @@ impl<D: Device + 'static> MmioDevice<D> {
             state.is_host_watched = true;
         }
         let interrupts = state.served.process(queue, &self.memory)?;
-        self.settle(&mut state, interrupts);
-        Ok(())
+        self.settle(&mut state, interrupts)
     }
 
-    fn settle(&self, state: &mut State<D>, interrupts: u32) {
+    fn settle(&self, state: &mut State<D>, interrupts: u32) -> Result<(), EndpointError> {
         if state.served.is_broken {
             state.set_status(state.status | VIRTIO_CONFIG_S_NEEDS_RESET);
         }
         if interrupts != 0 {
-            count_up(&self.interrupt);
+            self.interrupt.pulse().map_err(DeviceError::Host)?;
         }
+        Ok(())
     }
 
     /// Lets the loop look at every queue.
@@ -262,7 +261,7 @@ impl<D: Device> State<D> {
             == VIRTIO_CONFIG_S_DRIVER_OK
     }
 
-    fn write(&mut self, offset: u32, value: u32, memory: &GuestMemoryMmap<()>) {
+    fn write(&mut self, offset: u32, value: u32, memory: &DeviceMemory) {
         let select = self.queue_select as usize;
         let low = |place: &mut u64| *place = *place & !u64::from(u32::MAX) | u64::from(value);
         let high = |place: &mut u64| *place = *place & u64::from(u32::MAX) | u64::from(value) << 32;
@@ -341,7 +340,7 @@ impl<D: Device> State<D> {
     }
 
     /// Takes a queue into use as the guest has described it, or out of it.
-    fn set_ready(&mut self, index: usize, ready: bool, memory: &GuestMemoryMmap<()>) {
+    fn set_ready(&mut self, index: usize, ready: bool, memory: &DeviceMemory) {
         let (queue, places) = (&mut self.served.queues[index], self.places[index]);
         queue.set_ready(false);
         if ready {
@@ -414,8 +413,7 @@ impl<D: Device + 'static> Endpoint for Arc<MmioDevice<D>> {
             Source::Host => {
                 let mut state = self.lock();
                 let interrupts = state.served.host_ready(&self.memory)?;
-                self.settle(&mut state, interrupts);
-                Ok(())
+                self.settle(&mut state, interrupts)
             }
             Source::Messages => Ok(()),
         }
@@ -426,7 +424,7 @@ impl<D: Device + 'static> Endpoint for Arc<MmioDevice<D>> {
         for index in state.served.take_again() {
             if state.is_running() {
                 let interrupts = state.served.process(index, &self.memory)?;
-                self.settle(&mut state, interrupts);
+                self.settle(&mut state, interrupts)?;
             }
         }
         Ok(state.served.again != 0)

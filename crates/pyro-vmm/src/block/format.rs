@@ -1,19 +1,23 @@
-//! The bytes of a delta before its clusters: header and table. `parse` and `emit` are inverses.
+//! The bytes of a delta before its blocks: the header, and where table and blocks lie. `parse` and `emit` are inverses.
 
 use super::storage::{Storage, read_all};
+use super::table::{PAGE_BYTES, Table, table_bytes};
 use crate::device::iov::Target;
 
-/// The unit of copy-on-write. A first small write copies at most this much; the table of a 64 GiB disk is
-/// 256 KiB, which loads in a moment; ext4 allocates large files in runs that fill whole clusters.
-pub const CLUSTER_BYTES: u64 = 64 << 10;
-/// The largest disk; bounds the table to 16 MiB.
-pub const MAX_DISK_BYTES: u64 = 4 << 40;
-/// The header's place; a page, so that the table is aligned for the file system.
-const TABLE_OFFSET: u64 = 4096;
+/// The unit of copy-on-write: what guests write at once at least, so that a first write has nothing to copy.
+pub const BLOCK_BYTES: u64 = 4096;
+/// The largest disk; bounds the table to 64 MiB.
+pub const MAX_DISK_BYTES: u64 = 1 << 40;
+/// The header has a page, so that those of the table are aligned for the file system.
+pub(super) const TABLE_OFFSET: u64 = PAGE_BYTES as u64;
+/// Block 0 is aligned for file systems that allocate more than a block at once.
+const BLOCKS_ALIGNMENT_BYTES: u64 = 64 << 10;
+/// How much of a table is read at once.
+const TABLE_CHUNK_BYTES: u64 = 256 << 10;
 /// Disks are whole sectors.
 const SECTOR_BYTES: u64 = 512;
 const MAGIC: &[u8; 8] = b"PYRODLTA";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SEALED: u32 = 1;
 /// Bytes of the header that mean something; within one sector, so that it is never torn.
 const HEADER_BYTES: usize = 72;
@@ -27,7 +31,7 @@ pub enum FormatError {
     /// Not one of our files.
     #[error("this is not a delta of a pyro disk")]
     Magic,
-    /// Written by a newer pyro.
+    /// Written by another pyro.
     #[error("delta version {0} is not known, expected {VERSION}")]
     Version(u32),
     /// The header's checksum does not fit.
@@ -43,7 +47,7 @@ pub enum FormatError {
     #[error("the delta is cut off: {0} bytes")]
     Truncated(u64),
     /// A value that is no state.
-    #[error("cluster {0} has no valid state")]
+    #[error("block {0} has no valid state")]
     State(u64),
 }
 
@@ -112,114 +116,14 @@ fn checksum(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// Where a cluster is read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    FallsThrough,
-    Present,
-    Zero,
+/// Blocks of a disk, the last one possibly in part.
+pub(super) fn blocks(size_bytes: u64) -> u64 {
+    size_bytes.div_ceil(BLOCK_BYTES)
 }
 
-/// The state of every cluster, and which pages of it the file does not have yet.
-pub(super) struct Table {
-    bytes: Vec<u8>,
-    dirty_pages: Vec<bool>,
-    present: u64,
-}
-
-const PAGE_BYTES: usize = 4096;
-const CLUSTERS_PER_BYTE: u64 = 4;
-
-impl Table {
-    pub(super) fn new(size_bytes: u64) -> Self {
-        let bytes = vec![0; table_bytes(size_bytes)];
-        let dirty_pages = vec![false; bytes.len().div_ceil(PAGE_BYTES)];
-        Table { bytes, dirty_pages, present: 0 }
-    }
-
-    /// The two bits of each cluster, lowest first: 0 falls through, 1 present, 2 zero.
-    pub(super) fn parse(size_bytes: u64, bytes: Vec<u8>) -> Result<Self, FormatError> {
-        let mut table = Table { bytes, ..Table::new(size_bytes) };
-        let clusters = clusters(size_bytes);
-        for (index, byte) in table.bytes.iter().enumerate().filter(|(_, byte)| **byte != 0) {
-            for lane in 0..CLUSTERS_PER_BYTE {
-                let cluster = index as u64 * CLUSTERS_PER_BYTE + lane;
-                match byte >> (2 * lane) & 3 {
-                    0 => {}
-                    1 | 2 if cluster >= clusters => return Err(FormatError::State(cluster)),
-                    1 => table.present += 1,
-                    2 => {}
-                    _ => return Err(FormatError::State(cluster)),
-                }
-            }
-        }
-        Ok(table)
-    }
-
-    pub(super) fn get(&self, cluster: u64) -> State {
-        let byte = self.bytes.get((cluster / CLUSTERS_PER_BYTE) as usize).copied().unwrap_or(0);
-        match byte >> (2 * (cluster % CLUSTERS_PER_BYTE)) & 3 {
-            1 => State::Present,
-            2 => State::Zero,
-            _ => State::FallsThrough,
-        }
-    }
-
-    /// Clusters lie within the disk: the callers have checked their ranges.
-    pub(super) fn set(&mut self, cluster: u64, state: State) {
-        let old = self.get(cluster);
-        if old == state {
-            return;
-        }
-        self.present = self.present + u64::from(state == State::Present) - u64::from(old == State::Present);
-        let (index, shift) = ((cluster / CLUSTERS_PER_BYTE) as usize, 2 * (cluster % CLUSTERS_PER_BYTE));
-        let bits = match state {
-            State::FallsThrough => 0,
-            State::Present => 1,
-            State::Zero => 2,
-        };
-        self.bytes[index] = self.bytes[index] & !(3 << shift) | bits << shift;
-        self.dirty_pages[index / PAGE_BYTES] = true;
-    }
-
-    /// How many clusters are present.
-    pub(super) fn present(&self) -> u64 {
-        self.present
-    }
-
-    pub(super) fn is_dirty(&self) -> bool {
-        self.dirty_pages.contains(&true)
-    }
-
-    /// Runs of changed pages: where they lie in the file, and their bytes.
-    pub(super) fn dirty_runs(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let mut page = 0;
-        std::iter::from_fn(move || {
-            let first = page + self.dirty_pages[page..].iter().position(|dirty| *dirty)?;
-            let pages = self.dirty_pages[first..].iter().take_while(|dirty| **dirty).count();
-            page = first + pages;
-            let end = self.bytes.len().min(page * PAGE_BYTES);
-            Some((TABLE_OFFSET + (first * PAGE_BYTES) as u64, &self.bytes[first * PAGE_BYTES..end]))
-        })
-    }
-
-    pub(super) fn mark_clean(&mut self) {
-        self.dirty_pages.fill(false);
-    }
-}
-
-/// Clusters of a disk, the last one possibly in part.
-pub(super) fn clusters(size_bytes: u64) -> u64 {
-    size_bytes.div_ceil(CLUSTER_BYTES)
-}
-
-fn table_bytes(size_bytes: u64) -> usize {
-    clusters(size_bytes).div_ceil(CLUSTERS_PER_BYTE) as usize
-}
-
-/// Where cluster 0 starts; a multiple of the cluster's size, so that clusters share no block.
-pub(super) fn clusters_offset(size_bytes: u64) -> u64 {
-    (TABLE_OFFSET + table_bytes(size_bytes) as u64).next_multiple_of(CLUSTER_BYTES)
+/// Where block 0 starts.
+pub(super) fn blocks_offset(size_bytes: u64) -> u64 {
+    (TABLE_OFFSET + table_bytes(size_bytes)).next_multiple_of(BLOCKS_ALIGNMENT_BYTES)
 }
 
 /// Reads and checks header and table.
@@ -231,17 +135,37 @@ pub(super) fn load<S: Storage>(storage: &S) -> Result<(Header, Table), super::Op
     }
     read_all(storage, &mut Target::from_slice(&mut header), 0)?;
     let header = Header::parse(&header)?;
-    let table_len = table_bytes(header.size_bytes);
-    if len < TABLE_OFFSET + table_len as u64 {
+    if len < TABLE_OFFSET + table_bytes(header.size_bytes) {
         return Err(FormatError::Truncated(len).into());
     }
-    let mut bytes = vec![0; table_len];
-    read_all(storage, &mut Target::from_slice(&mut bytes), TABLE_OFFSET)?;
-    Ok((header, Table::parse(header.size_bytes, bytes)?))
+    Ok((header, load_table(storage, header.size_bytes)?))
 }
 
-/// A delta whose header names the disk's size as `bytes` say, small, and whose table and clusters are the
-/// rest of them. For fuzzing.
+/// Reads those pages of the table that the file has: a hole is a page in which every block falls through.
+fn load_table<S: Storage>(storage: &S, size_bytes: u64) -> Result<Table, super::OpenError> {
+    let mut table = Table::new(size_bytes);
+    let mut chunk = Vec::new();
+    let (mut at, end) = (TABLE_OFFSET, TABLE_OFFSET + table_bytes(size_bytes));
+    while at < end {
+        let Some(data) = storage.next_data(at)?.filter(|data| data.start < end) else { break };
+        // Whole pages, however finely the file system counts.
+        let page = PAGE_BYTES as u64;
+        at = at.max(data.start / page * page);
+        let data_end = data.end.max(at + 1).min(end).next_multiple_of(page).min(end);
+        while at < data_end {
+            chunk.resize((data_end - at).min(TABLE_CHUNK_BYTES) as usize, 0);
+            read_all(storage, &mut Target::from_slice(&mut chunk), at)?;
+            for (number, bytes) in ((at - TABLE_OFFSET) / page..).zip(chunk.chunks(PAGE_BYTES)) {
+                table.parse_page(number, bytes)?;
+            }
+            at += chunk.len() as u64;
+        }
+    }
+    Ok(table)
+}
+
+/// A delta whose header names the disk's size as `bytes` say, small, and whose table and blocks are the rest of
+/// them. For fuzzing.
 pub(super) fn with_valid_header(bytes: &[u8]) -> Vec<u8> {
     let sectors = bytes.iter().take(2).fold(1, |size, byte| size * 256 + u64::from(*byte)) % 4096;
     let header =
@@ -249,6 +173,6 @@ pub(super) fn with_valid_header(bytes: &[u8]) -> Vec<u8> {
     let mut delta = header.emit().to_vec();
     delta.resize(TABLE_OFFSET as usize, 0);
     delta.extend(&bytes[bytes.len().min(2)..]);
-    delta.resize(delta.len().max(clusters_offset(header.size_bytes) as usize), 0);
+    delta.resize(delta.len().max(blocks_offset(header.size_bytes) as usize), 0);
     delta
 }

@@ -4,16 +4,17 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use super::format::{self, CLUSTER_BYTES, FormatError, LayerId, State, Table};
+use super::format::{self, BLOCK_BYTES, FormatError, LayerId};
 use super::storage::{Lock, Storage, read_all};
+use super::table::{State, Table};
 use crate::device::iov::Target;
 
 /// The deepest stack. A read asks each layer's table in turn, so depth costs; stacks are flattened long
 /// before.
 pub const MAX_LAYERS: usize = 64;
 
-/// How much of a delta [`Layers::next_data`] walks at once.
-const MAX_DELTA_RUN_BYTES: u64 = 64 << 20;
+/// How far [`Layers::next_data`] walks at once; callers that want less come again for the rest.
+const MAX_RUN_BYTES: u64 = 64 << 20;
 
 /// Why a stack of layers cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,15 +71,12 @@ pub(super) struct Delta<S> {
 impl<S: Storage> Delta<S> {
     /// Where a byte of the disk lies in the file.
     pub(super) fn place(&self, at: u64) -> u64 {
-        format::clusters_offset(self.size_bytes) + at
+        format::blocks_offset(self.size_bytes) + at
     }
 
-    /// Reads within clusters that are present. The last one may be short, and the disk above larger.
+    /// Reads within blocks that are present. The last one may be short, and the disk above larger.
     fn read(&self, target: &mut Target<'_>, at: u64) -> io::Result<()> {
-        let within = self.size_bytes.saturating_sub(at).min(target.len() as u64) as usize;
-        read_all(&self.storage, &mut target.part(0, within), self.place(at))?;
-        target.part(within, usize::MAX).fill_zero();
-        Ok(())
+        read_within(&self.storage, target, self.place(at), self.size_bytes.saturating_sub(at))
     }
 }
 
@@ -92,7 +90,7 @@ pub struct Layers<S = File> {
     size_bytes: u64,
 }
 
-/// Which layer a cluster is read from.
+/// Which layer a block is read from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Delta(usize),
@@ -184,25 +182,33 @@ impl<S: Storage> Layers<S> {
 
     /// The origin of the byte at `at`, and how far the same origin reaches.
     fn run(&self, at: u64, end: u64) -> (Origin, u64) {
-        let origin = self.origin(at / CLUSTER_BYTES);
-        let mut run_end = (at / CLUSTER_BYTES + 1) * CLUSTER_BYTES;
-        while run_end < end && self.origin(run_end / CLUSTER_BYTES) == origin {
-            run_end += CLUSTER_BYTES;
+        let last = end.div_ceil(BLOCK_BYTES);
+        let (origin, mut run_end) = self.block_run(at / BLOCK_BYTES..last);
+        while run_end < last {
+            let (next, next_end) = self.block_run(run_end..last);
+            if next != origin {
+                break;
+            }
+            run_end = next_end;
         }
-        (origin, run_end.min(end))
+        (origin, (run_end * BLOCK_BYTES).min(end))
     }
 
-    fn origin(&self, cluster: u64) -> Origin {
+    /// The origin of the range's first block, and a place in the range before which none has another.
+    fn block_run(&self, mut blocks: Range<u64>) -> (Origin, u64) {
         for (index, delta) in self.deltas.iter().enumerate().rev() {
-            match delta.table.get(cluster) {
-                State::Present => return Origin::Delta(index),
-                State::Zero => return Origin::Zero,
-                State::FallsThrough => {}
+            let (state, end) = delta.table.run(blocks.clone());
+            match state {
+                State::Present => return (Origin::Delta(index), end),
+                State::Zero => return (Origin::Zero, end),
+                State::FallsThrough => blocks.end = end,
             }
         }
-        match &self.base {
-            Some((_, len)) if cluster * CLUSTER_BYTES < *len => Origin::Base,
-            _ => Origin::Zero,
+        let base_end = self.base.as_ref().map_or(0, |(_, len)| len.div_ceil(BLOCK_BYTES));
+        if blocks.start < base_end {
+            (Origin::Base, blocks.end.min(base_end))
+        } else {
+            (Origin::Zero, blocks.end)
         }
     }
 
@@ -211,27 +217,22 @@ impl<S: Storage> Layers<S> {
     pub(super) fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
         let (mut at, mut base_data) = (from, None);
         while at < self.size_bytes {
-            let next = (at / CLUSTER_BYTES + 1) * CLUSTER_BYTES;
-            match self.origin(at / CLUSTER_BYTES) {
+            let (origin, end) = self.run(at, self.size_bytes.min(at.saturating_add(MAX_RUN_BYTES)));
+            match origin {
                 Origin::Zero => {}
-                Origin::Delta(_) => {
-                    let (_, end) = self.run(at, self.size_bytes.min(next + MAX_DELTA_RUN_BYTES));
-                    return Ok(Some(at..end));
-                }
+                Origin::Delta(_) => return Ok(Some(at..end)),
                 Origin::Base => {
-                    let data = match base_data.take() {
+                    let data = match base_data.take().filter(|data: &Range<u64>| data.end > at) {
                         Some(data) => data,
                         None => self.base_data(at)?,
                     };
-                    if data.start < next.min(self.size_bytes) {
-                        let start = data.start.max(at);
-                        let (_, end) = self.run(start, data.end.min(self.size_bytes));
-                        return Ok(Some(start..end));
+                    if data.start < end {
+                        return Ok(Some(data.start.max(at)..data.end.min(end)));
                     }
                     base_data = Some(data);
                 }
             }
-            at = next;
+            at = end;
         }
         Ok(None)
     }
@@ -247,16 +248,23 @@ impl<S: Storage> Layers<S> {
             target.fill_zero();
             return Ok(());
         };
-        let within = len.saturating_sub(at).min(target.len() as u64) as usize;
-        read_all(base, &mut target.part(0, within), at)?;
-        target.part(within, usize::MAX).fill_zero();
-        Ok(())
+        read_within(base, target, at, len.saturating_sub(at))
     }
 }
 
-/// The clusters that lie wholly within a range of bytes of a disk; the disk's last one may be short.
-pub(super) fn whole_clusters(at: u64, end: u64, size_bytes: u64) -> Range<u64> {
-    let last = if end == size_bytes { format::clusters(size_bytes) } else { end / CLUSTER_BYTES };
-    let first = at.div_ceil(CLUSTER_BYTES);
+/// Reads at `offset` as far as `left` bytes go; zeroes are beyond.
+fn read_within<S: Storage>(storage: &S, target: &mut Target<'_>, offset: u64, left: u64) -> io::Result<()> {
+    if target.len() as u64 <= left {
+        return read_all(storage, target, offset);
+    }
+    read_all(storage, &mut target.part(0, left as usize), offset)?;
+    target.part(left as usize, usize::MAX).fill_zero();
+    Ok(())
+}
+
+/// The blocks that lie wholly within a range of bytes of a disk; the disk's last one may be short.
+pub(super) fn whole_blocks(at: u64, end: u64, size_bytes: u64) -> Range<u64> {
+    let last = if end == size_bytes { format::blocks(size_bytes) } else { end / BLOCK_BYTES };
+    let first = at.div_ceil(BLOCK_BYTES);
     first..last.max(first)
 }

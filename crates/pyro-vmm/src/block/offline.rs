@@ -4,13 +4,18 @@
 //! must be opened for the work alone: a duplicate of a descriptor that a machine has would share its lock.
 
 use std::fs::File;
+use std::ops::Range;
 
-use super::format::{self, CLUSTER_BYTES, Header, LayerId, State, Table};
+use super::format::{self, BLOCK_BYTES, Header, LayerId};
 use super::layers::{Delta, OpenError};
 use super::overlay::{check_empty, create_delta as create_in, lock};
 use super::reader::write_sparse;
 use super::storage::{Storage, read_all, write_all};
+use super::table::{State, Table};
 use crate::device::iov::{Source, Target};
+
+/// What a merge copies at once.
+const MERGE_CHUNK_BYTES: u64 = 1 << 20;
 
 /// What a delta says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +28,7 @@ pub struct DeltaFacts {
     pub size_bytes: u64,
     /// Whether it is complete and never changes again.
     pub sealed: bool,
-    /// What it holds of the disk, in whole clusters.
+    /// What it holds of the disk, in whole blocks.
     pub allocated_bytes: u64,
 }
 
@@ -35,11 +40,11 @@ pub fn inspect(delta: &File) -> Result<DeltaFacts, OpenError> {
         parent: header.parent,
         size_bytes: header.size_bytes,
         sealed: header.sealed,
-        allocated_bytes: table.present() * CLUSTER_BYTES,
+        allocated_bytes: table.present() * BLOCK_BYTES,
     })
 }
 
-/// What a delta holds of the disk, in whole clusters: what counts against a disk's limit.
+/// What a delta holds of the disk, in whole blocks: what counts against a disk's limit.
 pub fn allocated_bytes(delta: &File) -> Result<u64, OpenError> {
     Ok(inspect(delta)?.allocated_bytes)
 }
@@ -113,28 +118,26 @@ pub(super) fn merge_into<S: Storage>(parent: S, child: S, out: &impl Storage) ->
     check_empty(out)?;
     lock(out)?;
     let merged = Header { parent: parent_header.parent, sealed: false, ..header };
-    out.set_len(format::clusters_offset(merged.size_bytes) + merged.size_bytes)?;
+    out.set_len(format::blocks_offset(merged.size_bytes) + merged.size_bytes)?;
     write_all(out, &Source::from_slice(&merged.emit()), 0)?;
     let mut table = Table::new(merged.size_bytes);
-    let mut cluster_bytes = vec![0; CLUSTER_BYTES as usize];
-    for cluster in 0..format::clusters(merged.size_bytes) {
-        let (state, from) = match child.table.get(cluster) {
-            State::FallsThrough => (parent.table.get(cluster), &parent),
-            state => (state, &child),
-        };
-        if state == State::Present {
-            let at = cluster * CLUSTER_BYTES;
-            // The parent's disk may be smaller, and its last cluster short.
-            let len = (from.size_bytes - at).min(CLUSTER_BYTES) as usize;
-            let bytes = &mut cluster_bytes[..len];
-            read_all(&from.storage, &mut Target::from_slice(bytes), from.place(at))?;
-            write_sparse(out, bytes, format::clusters_offset(merged.size_bytes) + at)?;
+    let (mut block, blocks) = (0, format::blocks(merged.size_bytes));
+    while block < blocks {
+        let (mut state, mut end) = child.table.run(block..blocks);
+        let mut from = &child;
+        if state == State::FallsThrough {
+            (state, end) = parent.table.run(block..end);
+            from = &parent;
         }
-        table.set(cluster, state);
+        if state == State::Present {
+            copy_sparse(from, block * BLOCK_BYTES..end * BLOCK_BYTES, out, merged.size_bytes)?;
+        }
+        table.set(block..end, state);
+        block = end;
     }
     out.sync()?;
-    for (at, bytes) in table.dirty_runs() {
-        write_all(out, &Source::from_slice(bytes), at)?;
+    for (at, pages) in table.changed_runs() {
+        write_all(out, &pages, at)?;
     }
     out.sync()?;
     let sealed = Header { sealed: true, ..merged };
@@ -142,6 +145,25 @@ pub(super) fn merge_into<S: Storage>(parent: S, child: S, out: &impl Storage) ->
     out.sync()?;
     out.unlock()?;
     Ok(sealed.id)
+}
+
+/// Copies present blocks of `from` to the delta of a disk of `size_bytes`, where there are holes.
+fn copy_sparse<S: Storage>(
+    from: &Delta<S>,
+    mut range: Range<u64>,
+    out: &impl Storage,
+    size_bytes: u64,
+) -> Result<(), OpenError> {
+    // Its disk may be the smaller one, and the last block short.
+    range.end = range.end.min(from.size_bytes);
+    let mut room = vec![0; (range.end - range.start).min(MERGE_CHUNK_BYTES) as usize];
+    while range.start < range.end {
+        let bytes = &mut room[..(range.end - range.start).min(MERGE_CHUNK_BYTES) as usize];
+        read_all(&from.storage, &mut Target::from_slice(bytes), from.place(range.start))?;
+        write_sparse(out, bytes, format::blocks_offset(size_bytes) + range.start)?;
+        range.start += bytes.len() as u64;
+    }
+    Ok(())
 }
 
 fn load_sealed<S: Storage>(delta: S) -> Result<(Delta<S>, Header), OpenError> {

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use super::format::{self, CLUSTER_BYTES, Header, LayerId, State, Table};
-use super::layers::{Delta, Layers, OpenError, whole_clusters};
+use super::format::{self, BLOCK_BYTES, Header, LayerId};
+use super::layers::{Delta, Layers, OpenError, whole_blocks};
 use super::storage::{Lock, Storage, read_all, write_all};
+use super::table::{State, Table};
 use crate::device::iov::{Source, Target};
 
 /// What a flush is worth.
@@ -77,7 +78,7 @@ pub(super) fn create_delta<S: Storage>(
     getrandom::fill(&mut id).map_err(|error| io::Error::other(error.to_string()))?;
     let header = Header { size_bytes, id, parent, sealed: false };
     delta.set_len(0)?;
-    delta.set_len(format::clusters_offset(size_bytes) + size_bytes)?;
+    delta.set_len(format::blocks_offset(size_bytes) + size_bytes)?;
     write_all(delta, &Source::from_slice(&header.emit()), 0)?;
     Ok(header)
 }
@@ -92,7 +93,7 @@ pub(super) fn lock<S: Storage>(delta: &S) -> Result<(), OpenError> {
 enum Synced {
     /// All of it.
     Yes,
-    /// Clusters were written or punched since the last flush.
+    /// Blocks were written or punched since the last flush.
     NotYet,
     /// A flush failed. The kernel may have let go of what it could not write, and would tell that only once.
     Failed,
@@ -106,8 +107,6 @@ pub struct Overlay<S = File> {
     durability: Durability,
     limit_bytes: u64,
     synced: Synced,
-    /// Room for one cluster that is copied up.
-    copy: Vec<u8>,
 }
 
 impl<S: Storage> Overlay<S> {
@@ -161,7 +160,7 @@ impl<S: Storage> Overlay<S> {
         limit_bytes: u64,
     ) -> Self {
         let delta = Delta { storage, table, size_bytes: header.size_bytes };
-        Overlay { below, delta, header, durability, limit_bytes, synced: Synced::Yes, copy: Vec::new() }
+        Overlay { below, delta, header, durability, limit_bytes, synced: Synced::Yes }
     }
 
     /// The disk's size.
@@ -169,9 +168,9 @@ impl<S: Storage> Overlay<S> {
         self.delta.size_bytes
     }
 
-    /// What the delta holds, in whole clusters.
+    /// What the delta holds, in whole blocks.
     pub fn allocated_bytes(&self) -> u64 {
-        self.delta.table.present() * CLUSTER_BYTES
+        self.delta.table.present() * BLOCK_BYTES
     }
 
     /// Reads at `at`.
@@ -203,10 +202,10 @@ impl<S: Storage> Overlay<S> {
             self.mark_unsynced();
             at = if run_end > at {
                 write_all(&self.delta.storage, &part(run_end), self.delta.place(at))?;
-                self.set_states(at / CLUSTER_BYTES..run_end.div_ceil(CLUSTER_BYTES), State::Present);
+                self.delta.table.set(at / BLOCK_BYTES..run_end.div_ceil(BLOCK_BYTES), State::Present);
                 run_end
             } else {
-                let end = self.cluster_end(at).min(range.end);
+                let end = self.block_end(at).min(range.end);
                 self.write_partly(&part(end), at)?;
                 end
             };
@@ -214,29 +213,29 @@ impl<S: Storage> Overlay<S> {
         Ok(())
     }
 
-    /// Makes the whole clusters within the range read as zeroes and gives their space back. What is only
-    /// part of a cluster stays as it is.
+    /// Makes the whole blocks within the range read as zeroes and gives their space back. What is only part of a
+    /// block stays as it is.
     pub fn discard(&mut self, at: u64, len: u64) -> Result<(), IoError> {
         let range = self.range(at, len)?;
-        self.zero_clusters(whole_clusters(range.start, range.end, self.size_bytes()))
+        self.zero_blocks(whole_blocks(range.start, range.end, self.size_bytes()))
     }
 
     /// Makes exactly the range read as zeroes.
     pub fn write_zeroes(&mut self, at: u64, len: u64) -> Result<(), IoError> {
         let range = self.range(at, len)?;
-        let whole = whole_clusters(range.start, range.end, self.size_bytes());
+        let whole = whole_blocks(range.start, range.end, self.size_bytes());
         if whole.is_empty() {
-            let middle = self.cluster_end(range.start).min(range.end);
+            let middle = self.block_end(range.start).min(range.end);
             self.zero_partly(range.start..middle)?;
             return self.zero_partly(middle..range.end);
         }
-        self.zero_partly(range.start..whole.start * CLUSTER_BYTES)?;
-        let tail = (whole.end * CLUSTER_BYTES).min(range.end);
-        self.zero_clusters(whole)?;
+        self.zero_partly(range.start..whole.start * BLOCK_BYTES)?;
+        let tail = (whole.end * BLOCK_BYTES).min(range.end);
+        self.zero_blocks(whole)?;
         self.zero_partly(tail..range.end)
     }
 
-    /// Makes everything written so far durable: first the clusters, then the table that names them. After
+    /// Makes everything written so far durable: first the blocks, then the table that names them. After
     /// a failure, every later one fails.
     pub fn flush(&mut self) -> Result<(), IoError> {
         if self.durability == Durability::Ephemeral {
@@ -245,10 +244,10 @@ impl<S: Storage> Overlay<S> {
         if self.synced != Synced::Yes {
             self.sync()?;
         }
-        if self.delta.table.is_dirty() {
+        if self.delta.table.is_changed() {
             self.write_table()?;
             self.sync()?;
-            self.delta.table.mark_clean();
+            self.delta.table.mark_unchanged();
         }
         Ok(())
     }
@@ -323,7 +322,7 @@ impl<S: Storage> Overlay<S> {
             Durability::Durable => self.flush(),
             Durability::Ephemeral => {
                 self.write_table()?;
-                self.delta.table.mark_clean();
+                self.delta.table.mark_unchanged();
                 Ok(())
             }
         }
@@ -344,9 +343,9 @@ impl<S: Storage> Overlay<S> {
         self.delta.storage
     }
 
-    fn write_table(&self) -> Result<(), IoError> {
-        for (at, bytes) in self.delta.table.dirty_runs() {
-            write_all(&self.delta.storage, &Source::from_slice(bytes), at)?;
+    fn write_table(&mut self) -> Result<(), IoError> {
+        for (at, pages) in self.delta.table.changed_runs() {
+            write_all(&self.delta.storage, &pages, at)?;
         }
         Ok(())
     }
@@ -358,109 +357,87 @@ impl<S: Storage> Overlay<S> {
     }
 
     fn check_limit(&self, range: Range<u64>) -> Result<(), IoError> {
-        let touched = range.start / CLUSTER_BYTES..range.end.div_ceil(CLUSTER_BYTES);
-        let new = touched.filter(|cluster| self.delta.table.get(*cluster) != State::Present).count() as u64;
-        if new > 0 && self.allocated_bytes() + new * CLUSTER_BYTES > self.limit_bytes {
+        let touched = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
+        let new = touched.end - touched.start - self.delta.table.present_in(touched);
+        if new > 0 && self.allocated_bytes() + new * BLOCK_BYTES > self.limit_bytes {
             return Err(IoError::Full { limit_bytes: self.limit_bytes });
         }
         Ok(())
     }
 
-    /// Where the cluster with the byte `at` ends.
-    fn cluster_end(&self, at: u64) -> u64 {
-        ((at / CLUSTER_BYTES + 1) * CLUSTER_BYTES).min(self.size_bytes())
+    /// Where the block with the byte `at` ends.
+    fn block_end(&self, at: u64) -> u64 {
+        ((at / BLOCK_BYTES + 1) * BLOCK_BYTES).min(self.size_bytes())
     }
 
     /// The state of the byte at `at`, and how far the same state reaches.
     fn run(&self, at: u64, end: u64) -> (State, u64) {
-        let state = self.delta.table.get(at / CLUSTER_BYTES);
-        let mut run_end = self.cluster_end(at);
-        while run_end < end && self.delta.table.get(run_end / CLUSTER_BYTES) == state {
-            run_end = self.cluster_end(run_end);
-        }
-        (state, run_end.min(end))
+        let (state, run_end) = self.delta.table.run(at / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES));
+        (state, (run_end * BLOCK_BYTES).min(end))
     }
 
-    /// How far from `at` clusters follow that are present already or written whole.
+    /// How far from `at` blocks follow that are present already or written whole.
     fn run_written_in_place(&self, at: u64, end: u64) -> u64 {
-        let mut run_end = at;
-        while run_end < end {
-            let cluster_end = self.cluster_end(run_end);
-            let whole = run_end.is_multiple_of(CLUSTER_BYTES) && cluster_end <= end;
-            if !whole && self.delta.table.get(run_end / CLUSTER_BYTES) != State::Present {
-                break;
-            }
-            run_end = cluster_end.min(end);
+        let splits_absent = |place: u64| {
+            let splits = !place.is_multiple_of(BLOCK_BYTES) && place != self.size_bytes();
+            splits && self.delta.table.get(place / BLOCK_BYTES) != State::Present
+        };
+        if splits_absent(at) {
+            at
+        } else if splits_absent(end) {
+            at.max(end / BLOCK_BYTES * BLOCK_BYTES)
+        } else {
+            end
         }
-        run_end
     }
 
-    /// Writes part of a cluster that is not present, and makes it so.
+    /// Writes part of a block that is not present, and makes it so.
     fn write_partly(&mut self, source: &Source<'_>, at: u64) -> Result<(), IoError> {
-        let cluster = at / CLUSTER_BYTES;
-        let (start, end) = (cluster * CLUSTER_BYTES, self.cluster_end(at));
-        let mut copy = std::mem::take(&mut self.copy);
-        copy.resize((end - start) as usize, 0);
-        if self.delta.table.get(cluster) == State::FallsThrough {
-            self.below.read(&mut Target::from_slice(&mut copy), start)?;
-        } else {
-            copy.fill(0);
+        let block = at / BLOCK_BYTES;
+        let (start, end) = (block * BLOCK_BYTES, self.block_end(at));
+        let mut room = [0; BLOCK_BYTES as usize];
+        let bytes = &mut room[..(end - start) as usize];
+        if self.delta.table.get(block) == State::FallsThrough {
+            self.below.read(&mut Target::from_slice(bytes), start)?;
         }
-        let (head, tail) = copy.split_at((at - start) as usize);
-        let tail = &tail[source.len()..];
-        if is_zero(head) && is_zero(tail) {
-            // Stays sparse; and what a crash may have left of an earlier write is gone.
-            self.delta.storage.punch(self.delta.place(start), end - start)?;
-            write_all(&self.delta.storage, source, self.delta.place(at))?;
-        } else {
-            let mut whole = Source::from_slice(head);
-            whole.append(source.clone());
-            whole.push_slice(tail);
-            write_all(&self.delta.storage, &whole, self.delta.place(start))?;
-        }
-        self.copy = copy;
-        self.delta.table.set(cluster, State::Present);
+        source.copy_to(&mut bytes[(at - start) as usize..]);
+        // All of it: what a crash may have left of an earlier write must not come back.
+        write_all(&self.delta.storage, &Source::from_slice(bytes), self.delta.place(start))?;
+        self.delta.table.set(block..block + 1, State::Present);
         Ok(())
     }
 
-    fn zero_clusters(&mut self, clusters: Range<u64>) -> Result<(), IoError> {
-        let mut first = clusters.start;
-        while first < clusters.end {
-            let state = self.delta.table.get(first);
-            let same = |cluster: &u64| self.delta.table.get(*cluster) == state;
-            let end = first + (first..clusters.end).take_while(same).count() as u64;
+    fn zero_blocks(&mut self, mut blocks: Range<u64>) -> Result<(), IoError> {
+        while blocks.start < blocks.end {
+            let (state, end) = self.delta.table.run(blocks.clone());
             if state == State::Present {
-                let (from, to) = (first * CLUSTER_BYTES, (end * CLUSTER_BYTES).min(self.size_bytes()));
+                let (from, to) = (blocks.start * BLOCK_BYTES, (end * BLOCK_BYTES).min(self.size_bytes()));
                 self.mark_unsynced();
                 self.delta.storage.punch(self.delta.place(from), to - from)?;
             }
-            self.set_states(first..end, State::Zero);
-            first = end;
+            self.delta.table.set(blocks.start..end, State::Zero);
+            blocks.start = end;
         }
         Ok(())
     }
 
-    /// Zeroes a range within one cluster.
+    /// Zeroes a range within one block.
     fn zero_partly(&mut self, range: Range<u64>) -> Result<(), IoError> {
         if range.is_empty() {
             return Ok(());
         }
         let len = range.end - range.start;
-        match self.delta.table.get(range.start / CLUSTER_BYTES) {
+        match self.delta.table.get(range.start / BLOCK_BYTES) {
             State::Zero => Ok(()),
             State::Present => {
                 self.mark_unsynced();
                 Ok(self.delta.storage.punch(self.delta.place(range.start), len)?)
             }
             State::FallsThrough => {
-                let zeroes = vec![0; len as usize];
-                self.write(&Source::from_slice(&zeroes), range.start)
+                let zeroes = [0; BLOCK_BYTES as usize];
+                self.write(&Source::from_slice(&zeroes[..len as usize]), range.start)
             }
         }
-    }
-
-    fn set_states(&mut self, clusters: Range<u64>, state: State) {
-        clusters.for_each(|cluster| self.delta.table.set(cluster, state));
     }
 }
 
@@ -475,10 +452,4 @@ pub(super) fn check_empty<S: Storage>(new: &S) -> Result<(), OpenError> {
         0 => Ok(()),
         len => Err(OpenError::NotEmpty(len)),
     }
-}
-
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    let words = bytes.chunks_exact(8);
-    let rest = words.remainder();
-    words.into_iter().all(|word| word == [0; 8]) && rest.iter().all(|byte| *byte == 0)
 }

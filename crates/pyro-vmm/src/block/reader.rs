@@ -5,7 +5,6 @@ use std::io;
 use std::ops::Range;
 
 use super::layers::{Layers, OpenError};
-use super::overlay::is_zero;
 use super::storage::{Storage, write_all};
 use crate::device::iov::{Source, Target};
 
@@ -104,4 +103,10 @@ pub(super) fn write_sparse(out: &impl Storage, bytes: &[u8], at: u64) -> io::Res
         start = end;
     }
     Ok(written)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let words = bytes.chunks_exact(8);
+    let rest = words.remainder();
+    words.into_iter().all(|word| word == [0; 8]) && rest.iter().all(|byte| *byte == 0)
 }

@@ -11,10 +11,10 @@ use crate::device::iov::{Source, Target};
 mod crash;
 mod offline;
 
-/// A disk of a few clusters whose last one is short.
-const SIZE: u64 = 5 * CLUSTER_BYTES + 3 * 512;
-/// A base that ends within a cluster.
-const BASE: usize = 2 * CLUSTER_BYTES as usize + 700;
+/// A disk of a few words of blocks, whose last one is short.
+const SIZE: u64 = 80 * BLOCK_BYTES + 3 * 512;
+/// A base that ends within a block.
+const BASE: usize = 37 * BLOCK_BYTES as usize + 700;
 
 fn base_bytes() -> Vec<u8> {
     (0..BASE).map(|at| (at % 251) as u8 + 1).collect()
@@ -56,18 +56,20 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    // Places and lengths near the edges of clusters are the interesting ones.
+    // Places and lengths near the edges of blocks, and of words of the table, are the interesting ones.
     let near = |max: u64| {
         prop_oneof![
             0..max,
-            (0..max / CLUSTER_BYTES + 1, 0..1025u64)
-                .prop_map(|(cluster, off)| (cluster * CLUSTER_BYTES + off).saturating_sub(512)),
+            (0..max / BLOCK_BYTES + 1, 0..1025u64)
+                .prop_map(|(block, off)| (block * BLOCK_BYTES + off).saturating_sub(512)),
+            (0..max / BLOCK_BYTES + 1).prop_map(|block| block * BLOCK_BYTES),
         ]
     };
-    let range = (near(SIZE), near(3 * CLUSTER_BYTES)).prop_map(|(at, len)| {
-        let at = at.min(SIZE);
-        (at, len.min(SIZE - at))
-    });
+    let range =
+        (near(SIZE), prop_oneof![near(3 * BLOCK_BYTES), near(40 * BLOCK_BYTES)]).prop_map(|(at, len)| {
+            let at = at.min(SIZE);
+            (at, len.min(SIZE - at))
+        });
     prop_oneof![
         6 => (range.clone(), 1u8..).prop_map(|((at, len), byte)| Op::Write { at, len: len as usize, byte }),
         2 => range.clone().prop_map(|(at, len)| Op::Discard { at, len }),
@@ -103,8 +105,8 @@ impl Rig {
             }
             Op::Discard { at, len } => {
                 disk.discard(at, len).unwrap();
-                let whole = super::layers::whole_clusters(at, at + len, SIZE);
-                let (from, to) = (whole.start * CLUSTER_BYTES, (whole.end * CLUSTER_BYTES).min(SIZE));
+                let whole = super::layers::whole_blocks(at, at + len, SIZE);
+                let (from, to) = (whole.start * BLOCK_BYTES, (whole.end * BLOCK_BYTES).min(SIZE));
                 if from < to {
                     model[from as usize..to as usize].fill(0);
                 }
@@ -187,31 +189,31 @@ fn a_real_file_stays_sparse_and_gives_discarded_space_back() {
     disk.write(&Source::from_slice(&[7; 4096]), size - 4096).unwrap();
     disk.flush().unwrap();
     let one = probe.metadata().unwrap().blocks() * 512;
-    assert!(one <= 64 << 10, "4 KiB over nothing take {one} bytes");
+    assert!(one <= 16 << 10, "4 KiB over nothing take {one} bytes");
     disk.write(&Source::from_slice(&vec![7; 8 << 20]), 1 << 30).unwrap();
     disk.flush().unwrap();
     assert!(probe.metadata().unwrap().blocks() * 512 > 8 << 20);
     disk.discard(1 << 30, 8 << 20).unwrap();
     disk.flush().unwrap();
     assert!(probe.metadata().unwrap().blocks() * 512 < 1 << 20);
-    assert_eq!(disk.allocated_bytes(), CLUSTER_BYTES);
+    assert_eq!(disk.allocated_bytes(), BLOCK_BYTES);
 
     let mut got = [0; 8192];
     disk.read(&mut Target::from_slice(&mut got), size - 8192).unwrap();
     assert!(got[..4096] == [0; 4096] && got[4096..] == [7; 4096]);
-    disk.read(&mut Target::from_slice(&mut got[..700]), 2 * CLUSTER_BYTES).unwrap();
-    assert_eq!(got[..700], base_bytes()[2 * CLUSTER_BYTES as usize..]);
+    disk.read(&mut Target::from_slice(&mut got[..700]), 37 * BLOCK_BYTES).unwrap();
+    assert_eq!(got[..700], base_bytes()[37 * BLOCK_BYTES as usize..]);
 }
 
 #[test]
-fn a_full_disk_refuses_new_clusters_but_not_old_ones() {
-    let mut disk = create(2 * CLUSTER_BYTES);
-    disk.write(&Source::from_slice(&vec![1; 2 * CLUSTER_BYTES as usize]), 0).unwrap();
-    let error = disk.write(&Source::from_slice(&[1; 512]), 2 * CLUSTER_BYTES).unwrap_err();
-    assert!(matches!(error, IoError::Full { limit_bytes } if limit_bytes == 2 * CLUSTER_BYTES), "{error}");
+fn a_full_disk_refuses_new_blocks_but_not_old_ones() {
+    let mut disk = create(2 * BLOCK_BYTES);
+    disk.write(&Source::from_slice(&vec![1; 2 * BLOCK_BYTES as usize]), 0).unwrap();
+    let error = disk.write(&Source::from_slice(&[1; 512]), 2 * BLOCK_BYTES).unwrap_err();
+    assert!(matches!(error, IoError::Full { limit_bytes } if limit_bytes == 2 * BLOCK_BYTES), "{error}");
     disk.write(&Source::from_slice(&[2; 512]), 512).unwrap();
-    disk.discard(0, CLUSTER_BYTES).unwrap();
-    disk.write(&Source::from_slice(&[1; 512]), 2 * CLUSTER_BYTES).unwrap();
+    disk.discard(0, BLOCK_BYTES).unwrap();
+    disk.write(&Source::from_slice(&[1; 512]), 2 * BLOCK_BYTES).unwrap();
 }
 
 #[test]
@@ -251,9 +253,9 @@ fn a_larger_disk_reads_zeroes_beyond_the_one_below() {
     let mut small = create(u64::MAX);
     small.write(&Source::from_slice(&[7; 512]), SIZE - 512).unwrap();
     let below = base().push(MemoryFile::new(small.seal().unwrap().bytes())).unwrap();
-    let size = SIZE + 2 * CLUSTER_BYTES;
+    let size = SIZE + 2 * BLOCK_BYTES;
     let mut disk = Overlay::create(below, empty_file(), size, Durability::Durable, u64::MAX).unwrap();
-    // Into the cluster in which the one below ends, so that it is copied up.
+    // Into the block in which the one below ends, so that it is copied up.
     disk.write(&Source::from_slice(&[8; 512]), SIZE + 1024).unwrap();
     let found = contents(&disk);
     assert!(found[SIZE as usize - 512..SIZE as usize] == [7; 512]);

@@ -13,7 +13,7 @@ use vm_memory::GuestMemory;
 use super::chain::{Chain, Served, drain};
 use super::iov::{Source, Target};
 use super::{COMMON_FEATURES, Device, DeviceError, Outcome, read_from};
-use crate::block::{CLUSTER_BYTES, IoError, Layers, Overlay, Storage};
+use crate::block::{IoError, Layers, Overlay, Storage};
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +27,8 @@ const SEG_MAX: u32 = 126;
 const MAX_REQUEST_BYTES: usize = 64 << 20;
 /// The most sectors of one discard or write-zeroes segment, 1 GiB: bounds the walk over the table.
 const MAX_ZERO_SECTORS: u32 = 2 << 20;
+/// What a guest is told to discard at least, 64 KiB: less is hardly worth a request.
+const DISCARD_SECTORS: u32 = 128;
 /// The most such segments of one request.
 const MAX_ZERO_SEGMENTS: u32 = 16;
 const HEADER_BYTES: usize = 16;
@@ -260,7 +262,7 @@ impl<D: Disk> Blk<D> {
         put(20, &(SECTOR_BYTES as u32).to_le_bytes());
         put(36, &MAX_ZERO_SECTORS.to_le_bytes());
         put(40, &MAX_ZERO_SEGMENTS.to_le_bytes());
-        put(44, &((CLUSTER_BYTES / SECTOR_BYTES) as u32).to_le_bytes());
+        put(44, &DISCARD_SECTORS.to_le_bytes());
         put(48, &MAX_ZERO_SECTORS.to_le_bytes());
         put(52, &MAX_ZERO_SEGMENTS.to_le_bytes());
         put(56, &[1]);

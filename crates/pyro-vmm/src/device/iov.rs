@@ -3,6 +3,7 @@
 //! Such memory is never borrowed as a Rust slice: it is copied byte by byte or handed to the kernel. A
 //! [`Source`] is read from, a [`Target`] is written to; both may lie in guest memory or in ours.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 mod sys;
@@ -14,41 +15,57 @@ pub use sys::{FileIo, SocketIo};
 /// Memory to read from, in pieces.
 #[derive(Clone)]
 pub struct Source<'a> {
-    pieces: Pieces,
+    pieces: Pieces<'a>,
     lives: PhantomData<&'a [u8]>,
 }
 
 /// Memory to write to, in pieces.
 pub struct Target<'a> {
-    pieces: Pieces,
+    pieces: Pieces<'a>,
     lives: PhantomData<&'a mut [u8]>,
 }
 
+/// Where the memory is. A part that has whole pieces borrows them, so that most requests are made once.
 #[derive(Clone, Default)]
-struct Pieces {
-    vecs: Vec<libc::iovec>,
+struct Pieces<'a> {
+    vecs: Cow<'a, [libc::iovec]>,
     len: usize,
 }
 
-impl Pieces {
+impl Pieces<'_> {
     fn push(&mut self, piece: libc::iovec) {
         if piece.iov_len > 0 {
             self.len += piece.iov_len;
-            self.vecs.push(piece);
+            self.vecs.to_mut().push(piece);
         }
     }
 
     /// The part from `skip` on, at most `len` bytes long.
-    fn part(&self, mut skip: usize, len: usize) -> Pieces {
-        let mut part = Pieces::default();
-        for piece in &self.vecs {
+    fn part(&self, mut skip: usize, len: usize) -> Pieces<'_> {
+        if skip == 0 && len >= self.len {
+            return Pieces { vecs: Cow::Borrowed(&self.vecs), len: self.len };
+        }
+        let mut rest = &*self.vecs;
+        while let [piece, others @ ..] = rest
+            && piece.iov_len <= skip
+        {
+            skip -= piece.iov_len;
+            rest = others;
+        }
+        let (mut part, mut count) = (Pieces::default(), 0);
+        if skip == 0 {
+            while let Some(piece) = rest.get(count)
+                && piece.iov_len <= len - part.len
+            {
+                part.len += piece.iov_len;
+                count += 1;
+            }
+        }
+        part.vecs = Cow::Borrowed(&rest[..count]);
+        for piece in &rest[count..] {
             let wanted = len - part.len;
             if wanted == 0 {
                 break;
-            }
-            if skip >= piece.iov_len {
-                skip -= piece.iov_len;
-                continue;
             }
             let base = piece.iov_base.cast::<u8>().wrapping_add(skip).cast();
             part.push(libc::iovec { iov_base: base, iov_len: (piece.iov_len - skip).min(wanted) });
@@ -76,11 +93,6 @@ impl<'a> Source<'a> {
         self.pieces.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
     }
 
-    /// Appends another source.
-    pub fn append(&mut self, other: Source<'a>) {
-        other.pieces.vecs.into_iter().for_each(|piece| self.pieces.push(piece));
-    }
-
     /// Bytes in all pieces.
     pub fn len(&self) -> usize {
         self.pieces.len
@@ -92,7 +104,7 @@ impl<'a> Source<'a> {
     }
 
     /// The part from `skip` on, at most `len` bytes long.
-    pub fn part(&self, skip: usize, len: usize) -> Source<'a> {
+    pub fn part(&self, skip: usize, len: usize) -> Source<'_> {
         Source { pieces: self.pieces.part(skip, len), lives: PhantomData }
     }
 }

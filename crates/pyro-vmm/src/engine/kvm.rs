@@ -127,6 +127,7 @@ impl Native {
             core,
             self.machine.ram.memory().clone(),
             &self.machine.pages,
+            Box::new(self.machine.vm.line(layout::device_gsi(place))),
             poller,
         )?;
         self.machine.vm.connect(place, &device)?;

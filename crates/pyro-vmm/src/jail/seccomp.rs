@@ -14,7 +14,9 @@ use seccompiler::{
 use super::sys;
 use crate::protocol::SeccompAction;
 
-/// `_IO(0xAE, 0x80)` and `_IOR(0xAE, 0x81, struct kvm_regs)` of `linux/kvm.h`.
+/// `_IOW(0xAE, 0x61, struct kvm_irq_level)`, `_IO(0xAE, 0x80)` and `_IOR(0xAE, 0x81, struct kvm_regs)` of
+/// `linux/kvm.h`.
+const KVM_IRQ_LINE: u64 = 0x4008_AE61;
 const KVM_RUN: u64 = 0xAE80;
 const KVM_GET_REGS: u64 = 0x8090_AE81;
 
@@ -241,8 +243,6 @@ fn rules(thread: Thread) -> Result<Rules, seccompiler::BackendError> {
             let commands =
                 [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
             rules.insert(libc::SYS_fcntl, any_of(1, &commands.map(|command| command as u64))?);
-            // Non-blocking mode, and how much waits to be read.
-            rules.insert(libc::SYS_ioctl, any_of(1, &[libc::FIONBIO, libc::FIONREAD])?);
             rules.extend(for_engine(engine)?);
         }
         Thread::Vcpu => {
@@ -257,17 +257,25 @@ fn rules(thread: Thread) -> Result<Rules, seccompiler::BackendError> {
     Ok(rules)
 }
 
-/// What it takes to stop and end the vCPUs.
+/// What it takes to interrupt, stop and end the vCPUs.
 fn for_engine(engine: Engine) -> Result<Rules, seccompiler::BackendError> {
+    // Non-blocking mode, and how much waits to be read.
+    let requests = [libc::FIONBIO, libc::FIONREAD];
     Ok(match engine {
-        // Through the descriptor of its process.
-        Engine::Process => [libc::SYS_pidfd_send_signal, libc::SYS_waitid].map(|call| (call, vec![])).into(),
-        // By a kick, within this process.
+        // Through counters, and the descriptor of their process.
+        Engine::Process => [
+            (libc::SYS_ioctl, any_of(1, &requests)?),
+            (libc::SYS_pidfd_send_signal, vec![]),
+            (libc::SYS_waitid, vec![]),
+        ]
+        .into(),
+        // By lines of the machine's interrupt controllers, and a kick within this process.
         Engine::Threads => {
             let own = SeccompCondition::new(0, Len::Dword, Op::Eq, std::process::id().into())?;
             let kick = SeccompCondition::new(2, Len::Dword, Op::Eq, libc::SIGRTMIN() as u64)?;
             let kicks = vec![SeccompRule::new(vec![own, kick])?];
-            [(libc::SYS_getpid, vec![]), (libc::SYS_tgkill, kicks)].into()
+            let requests = any_of(1, &[&requests[..], &[KVM_IRQ_LINE]].concat())?;
+            [(libc::SYS_ioctl, requests), (libc::SYS_getpid, vec![]), (libc::SYS_tgkill, kicks)].into()
         }
     })
 }

@@ -1,5 +1,6 @@
 //! One device's queues and guest memory, as the frontend's messages set them up.
 
+use crate::device::memory::DeviceMemory;
 use crate::device::queued::QueuedDevice;
 use crate::device::{Device, DeviceError, Outcome};
 use crate::limits::{MAX_MEMORY_REGIONS, MAX_QUEUE_SIZE};
@@ -42,7 +43,7 @@ pub(super) struct Rings<D: Device> {
     pub(super) served: QueuedDevice<D>,
     endpoint: u16,
     poller: Arc<Poller>,
-    memory: Option<GuestMemoryMmap<()>>,
+    memory: Option<DeviceMemory>,
     mappings: Vec<Mapping>,
     rings: Vec<Ring>,
     features: u64,
@@ -137,7 +138,7 @@ impl<D: Device> Rings<D> {
 /// be there.
 fn place_rings(
     queue: &mut Queue,
-    memory: &GuestMemoryMmap<()>,
+    memory: &DeviceMemory,
     [descriptors, available, used]: [Option<GuestAddress>; 3],
 ) -> Option<()> {
     queue.try_set_desc_table_address(descriptors?).ok()?;
@@ -216,7 +217,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Rings<D> {
             let token = Token { endpoint: self.endpoint, source: Source::Host };
             self.poller.add(fd, token).map_err(Error::ReqHandlerError)?;
         }
-        self.memory = Some(memory);
+        self.memory = Some(DeviceMemory::new(memory));
         self.mappings = mappings;
         Ok(None)
     }

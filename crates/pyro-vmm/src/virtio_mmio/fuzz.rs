@@ -19,7 +19,7 @@ use virtio_bindings::virtio_mmio::{
 };
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
-use super::{MmioDevice, PAGE_BYTES, RegisterPages, Registers, count_up};
+use super::{InterruptLine, MmioDevice, PAGE_BYTES, RegisterPages, Registers, count_up};
 use crate::device::console::{Console, SharedLog};
 use crate::device::rng::Rng;
 use crate::device::{Device, fuzz};
@@ -43,6 +43,15 @@ struct Both {
     kicks: Vec<OwnedFd>,
 }
 
+/// A line to a guest that does not wait for interrupts.
+struct Unheard;
+
+impl InterruptLine for Unheard {
+    fn pulse(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct Bus {
     memory: GuestMemoryMmap<()>,
     pages: RegisterPages,
@@ -53,7 +62,8 @@ struct Bus {
 impl Bus {
     fn attach<D: Device + 'static>(&mut self, core: D) -> io::Result<()> {
         let index = self.devices.len() as u16;
-        let device = MmioDevice::new(index, core, self.memory.clone(), &self.pages, &self.poller)?;
+        let device =
+            MmioDevice::new(index, core, self.memory.clone(), &self.pages, Box::new(Unheard), &self.poller)?;
         let kicks = device.kicks().iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
         let endpoint = Box::new(Arc::clone(&device));
         self.devices.push(Both { registers: device, endpoint, kicks });

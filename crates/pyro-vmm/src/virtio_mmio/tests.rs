@@ -1,5 +1,7 @@
 //! Registers, as a driver uses and misuses them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER};
 
 use super::*;
@@ -14,6 +16,14 @@ struct Bench {
     memory: Memory,
     poller: Arc<Poller>,
     device: Arc<MmioDevice<Rng>>,
+    interrupts: Arc<AtomicU32>,
+}
+
+impl InterruptLine for Arc<AtomicU32> {
+    fn pulse(&self) -> io::Result<()> {
+        self.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 impl Bench {
@@ -21,8 +31,10 @@ impl Bench {
         let memory = memory(1 << 20);
         let poller = Arc::new(Poller::new().unwrap());
         let pages = RegisterPages::new(2).unwrap();
-        let device = MmioDevice::new(1, Rng::new(), memory.clone(), &pages, &poller).unwrap();
-        Self { memory, poller, device }
+        let interrupts = Arc::new(AtomicU32::new(0));
+        let line = Box::new(Arc::clone(&interrupts));
+        let device = MmioDevice::new(1, Rng::new(), memory.clone(), &pages, line, &poller).unwrap();
+        Self { memory, poller, device, interrupts }
     }
 
     fn read(&self, register: u32) -> u32 {
@@ -70,7 +82,7 @@ impl Bench {
     }
 
     fn was_interrupted(&self) -> bool {
-        rustix::io::read(self.device.interrupt(), &mut [0; 8]).is_ok()
+        self.interrupts.swap(0, Ordering::Relaxed) != 0
     }
 }
 

@@ -205,6 +205,32 @@ proptest! {
 }
 
 #[test]
+fn a_first_write_of_whole_blocks_copies_nothing() {
+    let file = Shared::new(Vec::new());
+    let mut disk = Overlay::create(layers(), file.clone(), SIZE, Durability::Durable, u64::MAX).unwrap();
+    let writes_of = |disk: &mut Overlay<Shared>, at: u64, len: usize| {
+        file.0.since.borrow_mut().clear();
+        disk.write(&Source::from_slice(&vec![1; len]), at).unwrap();
+        let lens = |change: &Change| match change {
+            Change::Write(_, bytes) => bytes.len(),
+            Change::Len(_) | Change::Punch(..) => usize::MAX,
+        };
+        file.0.since.borrow().iter().map(lens).collect::<Vec<_>>()
+    };
+    let block = BLOCK_BYTES as usize;
+    assert_eq!(writes_of(&mut disk, 3 * BLOCK_BYTES, block), [block]);
+    assert_eq!(writes_of(&mut disk, 2 * BLOCK_BYTES, 3 * block), [3 * block]);
+    // What is not whole is filled up, once.
+    assert_eq!(writes_of(&mut disk, 7 * BLOCK_BYTES + 512, block), [block, block]);
+    assert_eq!(writes_of(&mut disk, 7 * BLOCK_BYTES + 1024, block), [block]);
+    assert_eq!(disk.allocated_bytes(), 5 * BLOCK_BYTES);
+    let mut expected = model();
+    expected[2 * block..5 * block].fill(1);
+    expected[7 * block + 512..8 * block + 1024].fill(1);
+    assert!(contents(&disk) == expected);
+}
+
+#[test]
 fn after_a_failed_flush_no_later_one_claims_success() {
     let file = Shared::new(Vec::new());
     let mut disk = Overlay::create(layers(), file.clone(), SIZE, Durability::Durable, u64::MAX).unwrap();
@@ -224,11 +250,11 @@ fn a_write_lost_in_a_crash_does_not_come_back_with_the_next_one() {
         let file = Shared::new(Vec::new());
         let mut disk = Overlay::create(layers(), file.clone(), SIZE, Durability::Durable, u64::MAX).unwrap();
         if over_zero {
-            disk.discard(0, CLUSTER_BYTES).unwrap();
+            disk.discard(0, BLOCK_BYTES).unwrap();
         }
         disk.flush().unwrap();
         disk.write(&Source::from_slice(&[1; 512]), 0).unwrap();
-        // The cluster reached the medium, the table did not.
+        // The block reached the medium, the table did not.
         let file = Shared::new(file.crash(|| true));
         let mut disk = Overlay::open(layers(), file, Durability::Durable, u64::MAX).unwrap();
         disk.write(&Source::from_slice(&[2; 512]), 1024).unwrap();

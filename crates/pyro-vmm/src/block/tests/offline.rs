@@ -175,7 +175,7 @@ fn real_files_are_made_sealed_merged_and_exported_sparsely() {
     seal(&two).unwrap();
     let facts = inspect(&two).unwrap();
     assert_eq!((facts.id, facts.parent, facts.sealed, facts.size_bytes), (second, first, true, size));
-    assert_eq!(allocated_bytes(&two).unwrap(), CLUSTER_BYTES);
+    assert_eq!(allocated_bytes(&two).unwrap(), 2 * BLOCK_BYTES);
 
     assert_eq!(merge(&one, &two, &open("out")).unwrap(), second);
     let merged = inspect(&open("out")).unwrap();

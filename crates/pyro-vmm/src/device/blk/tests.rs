@@ -1,14 +1,14 @@
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::block::{Durability, MemoryFile};
+use crate::block::{BLOCK_BYTES, Durability, MemoryFile};
 use crate::device::testing::{Driver, Memory, Piece, memory};
 
 /// Where tests put the parts of a request.
 const HEADER: u64 = 0x2_0000;
 const STATUS: u64 = 0x2_1000;
 const DATA: u64 = 0x3_0000;
-const DISK_BYTES: u64 = 4 * CLUSTER_BYTES;
+const DISK_BYTES: u64 = 256 << 10;
 
 struct Rig<D> {
     mem: Memory,
@@ -123,10 +123,10 @@ fn a_read_only_disk_says_so_and_refuses_writes() {
 
 #[test]
 fn a_full_disk_fails_the_write_alone() {
-    let mut rig = rig(overlay(CLUSTER_BYTES));
+    let mut rig = rig(overlay(BLOCK_BYTES));
     assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 0, &[Piece::Read(DATA, 512)]), (OK, 1));
     assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 128, &[Piece::Read(DATA, 512)]), (IO_ERROR, 1));
-    assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 8, &[Piece::Read(DATA, 512)]), (OK, 1));
+    assert_eq!(rig.request(VIRTIO_BLK_T_OUT, 1, &[Piece::Read(DATA, 512)]), (OK, 1));
 }
 
 #[test]

@@ -23,7 +23,7 @@ impl<'a> Source<'a> {
     /// Copies the first bytes into `buf` and returns how many there were.
     pub fn copy_to(&self, buf: &mut [u8]) -> usize {
         let mut copied = 0;
-        for piece in &self.pieces.vecs {
+        for piece in self.pieces.vecs.iter() {
             if copied == buf.len() {
                 break;
             }
@@ -44,7 +44,7 @@ impl<'a> Target<'a> {
     /// Copies `buf` to the front and returns how many bytes had room.
     pub fn copy_from(&mut self, buf: &[u8]) -> usize {
         let mut copied = 0;
-        for piece in &self.pieces.vecs {
+        for piece in self.pieces.vecs.iter() {
             let len = piece.iov_len.min(buf.len() - copied);
             volatile(piece).copy_from(&buf[copied..copied + len]);
             copied += len;
@@ -54,7 +54,7 @@ impl<'a> Target<'a> {
 
     /// Writes zeroes everywhere.
     pub fn fill_zero(&mut self) {
-        for piece in &self.pieces.vecs {
+        for piece in self.pieces.vecs.iter() {
             // SAFETY: a piece is valid for writes of its length for as long as `self` lives; zero is a
             // valid byte, and nobody holds a Rust reference into it.
             unsafe { std::ptr::write_bytes(piece.iov_base.cast::<u8>(), 0, piece.iov_len) }
@@ -68,7 +68,7 @@ fn volatile(piece: &libc::iovec) -> VolatileSlice<'_> {
     unsafe { VolatileSlice::new(piece.iov_base.cast(), piece.iov_len) }
 }
 
-fn count(pieces: &Pieces) -> libc::c_int {
+fn count(pieces: &Pieces<'_>) -> libc::c_int {
     pieces.vecs.len().min(MAX_PIECES_PER_CALL) as libc::c_int
 }
 
@@ -92,6 +92,11 @@ impl FileIo for File {
     fn read_target_at(&self, target: &mut Target<'_>, offset: u64) -> io::Result<usize> {
         let pieces = &target.pieces;
         let (fd, offset) = (self.as_raw_fd(), file_offset(offset)?);
+        // Most requests are one piece, and a list costs the kernel more.
+        if let [piece] = &*pieces.vecs {
+            // SAFETY: the piece is valid for writes of its length while `target` is borrowed.
+            return checked(unsafe { libc::pread(fd, piece.iov_base, piece.iov_len, offset) });
+        }
         // SAFETY: the pieces are valid for writes of their lengths while `target` is borrowed.
         checked(unsafe { libc::preadv(fd, pieces.vecs.as_ptr(), count(pieces), offset) })
     }
@@ -99,6 +104,10 @@ impl FileIo for File {
     fn write_source_at(&self, source: &Source<'_>, offset: u64) -> io::Result<usize> {
         let pieces = &source.pieces;
         let (fd, offset) = (self.as_raw_fd(), file_offset(offset)?);
+        if let [piece] = &*pieces.vecs {
+            // SAFETY: the piece is valid for reads of its length while `source` is borrowed.
+            return checked(unsafe { libc::pwrite(fd, piece.iov_base, piece.iov_len, offset) });
+        }
         // SAFETY: the pieces are valid for reads of their lengths while `source` is borrowed.
         checked(unsafe { libc::pwritev(fd, pieces.vecs.as_ptr(), count(pieces), offset) })
     }
@@ -112,7 +121,7 @@ pub trait SocketIo {
     fn send(&self, source: &Source<'_>) -> io::Result<usize>;
 }
 
-fn message(pieces: &Pieces) -> libc::msghdr {
+fn message(pieces: &Pieces<'_>) -> libc::msghdr {
     // SAFETY: `msghdr` is a plain C struct for which all zeroes is a valid value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.vecs.as_ptr().cast_mut();

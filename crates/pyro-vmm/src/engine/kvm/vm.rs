@@ -5,6 +5,7 @@ mod sys;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE, kvm_cpuid_entry2,
@@ -17,7 +18,7 @@ use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_QUEUE_
 use super::layout;
 use super::memory::Region;
 use crate::device::Device;
-use crate::virtio_mmio::{MmioDevice, RegisterPages};
+use crate::virtio_mmio::{InterruptLine, MmioDevice, RegisterPages};
 
 /// What the engine cannot do without, with the names of `KVM_CAP_...`.
 const NEEDED: [(Cap, &str); 8] = [
@@ -56,6 +57,23 @@ pub(crate) enum VmError {
 /// For `map_err`.
 pub(super) fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
     move |source| VmError::Kvm { what, source }
+}
+
+/// A line of the interrupt controllers.
+pub(crate) struct Line {
+    vm: Arc<VmFd>,
+    gsi: u32,
+}
+
+impl InterruptLine for Line {
+    /// A counter connected to the line would do the same, but later: KVM cannot raise lines where counters are counted,
+    /// and leaves them to a thread of the kernel, which takes two switches an interrupt.
+    fn pulse(&self) -> io::Result<()> {
+        for level in [true, false] {
+            self.vm.set_irq_line(self.gsi, level).map_err(io::Error::from)?;
+        }
+        Ok(())
+    }
 }
 
 /// The host's KVM, which has what machines need.
@@ -98,13 +116,13 @@ impl Host {
             // Some processors have counters that no feature tells of, and so none can hide.
             fd.enable_cap(&disable).map_err(failed("switch the performance counters off"))?;
         }
-        Ok(Vm { fd, slots: 0 })
+        Ok(Vm { fd: Arc::new(fd), slots: 0 })
     }
 }
 
 /// A virtual machine without vCPUs.
 pub(crate) struct Vm {
-    fd: VmFd,
+    fd: Arc<VmFd>,
     slots: u32,
 }
 
@@ -141,14 +159,18 @@ impl Vm {
         self.fd.register_irqfd(&event, gsi).map_err(failed("connect an interrupt"))
     }
 
-    /// Connects what of device `index` goes through counters: its interrupt, the kicks of its queues, and its
-    /// acknowledgements, which nobody has to hear of.
+    /// Line `gsi`, for interrupts that are edges.
+    pub(crate) fn line(&self, gsi: u32) -> Line {
+        Line { vm: Arc::clone(&self.fd), gsi }
+    }
+
+    /// Connects what of device `index` goes through counters: the kicks of its queues, and its acknowledgements,
+    /// which nobody has to hear of.
     pub(crate) fn connect<D: Device + 'static>(
         &self,
         index: u8,
         device: &MmioDevice<D>,
     ) -> Result<(), VmError> {
-        self.connect_line(device.interrupt(), layout::device_gsi(index))?;
         let register = |offset: u32| IoEventAddress::Mmio(layout::device_address(index) + u64::from(offset));
         for (queue, kick) in (0u32..).zip(device.kicks()) {
             let kick = sys::event(kick.as_fd())?;
