@@ -128,7 +128,7 @@ impl BzImage {
         Ok(())
     }
 
-    /// Writes what this kernel is told; see [`write`].
+    /// Writes what this kernel is told, as [`self::write()`] does.
     pub(super) fn write(&self, initramfs: Range, ram: &GuestRam) -> Result<(), LoadError> {
         write(&self.header[SETUP_SECTS..], initramfs, ram)
     }
