@@ -20,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
 use crate::{guest, output, root};
+pub(crate) use machine::COUNTED_PROCESSOR;
 use machine::{Access, Account, Clock, Job, Share, Size};
 pub(crate) use pack::Pack;
 pub(crate) use peer::ensure as firecracker;

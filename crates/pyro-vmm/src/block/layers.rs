@@ -254,11 +254,9 @@ impl<S: Storage> Layers<S> {
 
 /// Reads at `offset` as far as `left` bytes go; zeroes are beyond.
 fn read_within<S: Storage>(storage: &S, target: &mut Target<'_>, offset: u64, left: u64) -> io::Result<()> {
-    if target.len() as u64 <= left {
-        return read_all(storage, target, offset);
-    }
-    read_all(storage, &mut target.part(0, left as usize), offset)?;
-    target.part(left as usize, usize::MAX).fill_zero();
+    let within = left.min(target.len() as u64) as usize;
+    read_all(storage, &mut target.part(0, within), offset)?;
+    target.part(within, usize::MAX).fill_zero();
     Ok(())
 }
 

@@ -157,11 +157,7 @@ fn write_zeroes(file: &File, mut offset: u64, mut len: u64) -> io::Result<()> {
 pub(super) fn read_all<S: Storage>(storage: &S, target: &mut Target<'_>, offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < target.len() {
-        let read = match done {
-            0 => storage.read_at(target, offset),
-            _ => storage.read_at(&mut target.part(done, usize::MAX), offset + done as u64),
-        };
-        match read {
+        match storage.read_at(&mut target.part(done, usize::MAX), offset + done as u64) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => done += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

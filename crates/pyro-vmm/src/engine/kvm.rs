@@ -23,7 +23,6 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{CpuId, Msrs, kvm_cpuid_entry2};
 use kvm_ioctls::VcpuFd;
@@ -93,16 +92,11 @@ impl Native {
             return Err(NativeError::NoClock);
         }
         let command_line = kernel_command_line(cpuid::has_invariant_tsc(&supported), shape.boot_args);
-        let is_made = AtomicBool::new(false);
         let (mut vm, entry) = std::thread::scope(|scope| {
             // The memory is filled while the host's kernel makes a machine, which is mostly waiting.
-            let filling = std::thread::Builder::new().spawn_scoped(scope, || {
-                let entry = loader::load(shape.kernel, shape.initramfs, &command_line, &ram)?;
-                ram.warm_up_while(|| !is_made.load(Ordering::Relaxed))?;
-                Ok::<_, NativeError>(entry)
-            })?;
+            let filling = std::thread::Builder::new()
+                .spawn_scoped(scope, || loader::load(shape.kernel, shape.initramfs, &command_line, &ram))?;
             let vm = host.make_vm();
-            is_made.store(true, Ordering::Relaxed);
             let entry = filling.join().map_err(|_| NativeError::Panic)?;
             Ok::<_, NativeError>((vm?, entry?))
         })?;

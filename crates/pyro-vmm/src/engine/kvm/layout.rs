@@ -125,16 +125,6 @@ pub(crate) fn ram_ranges(ram_bytes: u64) -> Vec<Range> {
     [Range { start: 0, len_bytes: low }, high].into_iter().filter(|range| range.len_bytes > 0).collect()
 }
 
-/// Addresses, `step` bytes apart, which Linux writes to early, the surest first: it places its page tables and the
-/// map of its memory at the end of low RAM, which ends at `low_end`, and between its first megabytes and the kernel
-/// what it allocates next.
-pub(crate) fn early_addresses(low_end: u64, step: u64) -> impl Iterator<Item = u64> {
-    let last = low_end - low_end % step;
-    let high = (1..=4).filter_map(move |number| last.checked_sub(number * step));
-    let low = (2..=4).map(move |number| number * step);
-    high.chain(low).filter(move |address| (KERNEL_START..low_end).contains(address))
-}
-
 /// What the kernel may do with a range of addresses (ACPI 6.5, table 15.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {

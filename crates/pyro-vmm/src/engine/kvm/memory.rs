@@ -99,17 +99,6 @@ impl GuestRam {
         self.len_bytes().min(layout::LOW_RAM_END)
     }
 
-    /// Takes huge pages from the host that every Linux writes to as it boots, one after the other while `is_time`:
-    /// here they cost the time that the host takes to clear them, later the guest would wait as long. Where the
-    /// host has no huge pages to give, that is a small page each. Nothing that was written changes.
-    pub(crate) fn warm_up_while(&self, is_time: impl Fn() -> bool) -> Result<(), RamError> {
-        let early = layout::early_addresses(self.low_end(), HUGE_PAGE_BYTES as u64);
-        for start in early.take_while(|_| is_time()) {
-            self.host_range(Range { start, len_bytes: PAGE_BYTES })?.populate();
-        }
-        Ok(())
-    }
-
     fn host_range(&self, range: Range) -> Result<HostRange<'_>, RamError> {
         let not_ram = RamError::NotRam { address: range.start, len_bytes: range.len_bytes };
         HostRange::of(&self.memory, range).ok_or(not_ram)
@@ -179,22 +168,6 @@ mod tests {
                 ram.regions().collect::<Vec<_>>()
             );
         }
-    }
-
-    #[test]
-    fn warming_up_changes_nothing_and_ends_when_it_is_time() {
-        let ram = GuestRam::new(64 * MIB).unwrap();
-        let value = [7; 64];
-        let early: Vec<u64> = layout::early_addresses(64 * MIB, 2 * MIB).collect();
-        assert!(early.len() > 4);
-        for address in &early {
-            ram.memory().write_slice(&value, GuestAddress(*address)).unwrap();
-        }
-        ram.warm_up_while(|| true).unwrap();
-        assert!(early.iter().all(|address| read(&ram, *address, 64) == value));
-        let asked = std::cell::Cell::new(0);
-        ram.warm_up_while(|| asked.replace(asked.get() + 1) < 2).unwrap();
-        assert_eq!(asked.get(), 3);
     }
 
     #[test]

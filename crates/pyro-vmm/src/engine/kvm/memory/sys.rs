@@ -29,12 +29,4 @@ impl<'a> HostRange<'a> {
         unsafe { madvise(address.as_ptr().cast(), self.slice.len(), Advice::LinuxDontDump) }?;
         Ok(())
     }
-
-    /// Takes these pages from the host, as if they were written to. A host whose kernel cannot do so (before 5.14)
-    /// gives them when they are.
-    pub(super) fn populate(&self) {
-        let address = self.slice.ptr_guard_mut();
-        // SAFETY: the range is mapped while `self` borrows it; the advice changes none of its bytes.
-        let _ = unsafe { madvise(address.as_ptr().cast(), self.slice.len(), Advice::LinuxPopulateWrite) };
-    }
 }
