@@ -109,6 +109,8 @@ pub const WAIT_SECONDS: RangeInclusive<u64> = 1..=31_536_000;
 pub const LATE_CLIENT: Duration = Duration::from_millis(1);
 /// How long a supervisor that ends waits for its clients to take its last word.
 pub const CLIENT_LINGER: Duration = Duration::from_secs(2);
+/// How long a supervisor without clients keeps its code in memory for the next one.
+pub const REST_DELAY: Duration = Duration::from_secs(1);
 /// Output kept per stream where a result carries it as a value (`--json`). More is cut and said so.
 pub const CAPTURE_BYTES: usize = 16 << 20;
 /// Certificate authorities of one guest: several times what operating systems come with.

@@ -6,14 +6,16 @@ use super::network::GuestNetwork;
 use super::protocol::{Answer, EndCause, Ended, Life, Request, StartRequest, Stop};
 use super::supervised::{Next, Supervised};
 use crate::faults::{self, Fault, FaultPoint};
-use crate::limits::{CLIENT_LINGER, LATE_CLIENT, MAX_CLIENTS, POWER_OFF_DEADLINE};
+use crate::limits::{CLIENT_LINGER, LATE_CLIENT, MAX_CLIENTS, POWER_OFF_DEADLINE, REST_DELAY};
 use crate::packet::{Packet, PacketSocket};
 use crate::places::Places;
 use crate::problem::{Explain, Problem};
 use crate::store::CommandKey;
+use crate::sys;
 use pyro_vmm::Event;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Resource, Rlimit};
+use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -97,6 +99,8 @@ struct Hub {
     supervised: Option<Supervised>,
     /// When a one-shot machine ends.
     expires: Option<Instant>,
+    /// From when on the code that the last client needed is forgotten.
+    rests_at: Option<Instant>,
     sender: mpsc::Sender<Order>,
     orders: mpsc::Receiver<Order>,
     /// Each yields the commands that it began.
@@ -115,7 +119,7 @@ impl Hub {
         };
         let ended = watch::channel(None).0;
         let (clients, fault) = (JoinSet::new(), request.fault.clone());
-        Self { running, supervised, expires, sender, orders, clients, ended, fault }
+        Self { running, supervised, expires, rests_at: None, sender, orders, clients, ended, fault }
     }
 
     async fn run(mut self, first: PacketSocket) {
@@ -178,9 +182,13 @@ impl Hub {
                 Some(order) = self.orders.recv() => if let Some(ended) = self.carry_out(order).await {
                     return ended;
                 },
-                Some(left) = self.clients.join_next() => if self.is_abandoned(&left.unwrap_or_default()) {
-                    return plain(EndCause::Stopped);
-                },
+                Some(left) = self.clients.join_next() => {
+                    if self.is_abandoned(&left.unwrap_or_default()) {
+                        return plain(EndCause::Stopped);
+                    }
+                    self.rests_at = self.clients.is_empty().then(|| Instant::now() + REST_DELAY);
+                }
+                never = rest(self.rests_at), if self.clients.is_empty() => match never {},
                 () = until(deadline) => if self.is_expired() {
                     return plain(EndCause::Expired);
                 },
@@ -279,6 +287,14 @@ fn ended_by(happening: io::Result<Happening>) -> Option<Ended> {
             Some(Ended { console: format!("control channel: {error}"), ..plain(EndCause::Stopped) })
         }
     }
+}
+
+/// Forgets what code has run until then, as the last thing before whatever happens next.
+async fn rest(from: Option<Instant>) -> Infallible {
+    until(from).await;
+    // Nothing is lost where it cannot be done.
+    let _ = sys::forget_code();
+    std::future::pending().await
 }
 
 pub(super) async fn until(deadline: Option<Instant>) {
