@@ -197,6 +197,8 @@ impl Turn {
             steps::call("pack for the lab", || lab::Pack::make(&paths))?.context("there is much to pack")?;
         lab::ensure_image()?;
         let prefix = lab::prefix(&self.size, &pack)?;
+        // All that a lone one says is shown as it comes.
+        let run = if binaries.len() == 1 { suite::run } else { suite::run_beside };
         let queue = Mutex::new(VecDeque::from(binaries));
         let next = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
         let work = || -> Result<Counts> {
@@ -209,7 +211,7 @@ impl Turn {
                     words: self.words.clone(),
                     limit: self.limit,
                 };
-                sum += suite::run_beside(&binary, &settings)?;
+                sum += run(&binary, &settings)?;
             }
             Ok(sum)
         };
