@@ -24,6 +24,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Boots from start to end of each side after one that is not counted: time that counts instructions differs little.
 const BOOTS: u32 = 3;
+/// Before a boot, for what the kernel still clears away of the machine before, its network namespace above all. Idle
+/// time costs nothing where instructions are counted.
+const SETTLING: Duration = Duration::from_millis(300);
 /// Where KVM counts.
 const COUNTS: &str = "/sys/kernel/debug/kvm";
 /// What of it is told, as far as the processor has it.
@@ -39,10 +42,11 @@ struct Load {
 
 const MIB: u64 = 1 << 20;
 /// The first is for the sake of the guest's memory and the host's; what is written a second time finds its blocks made.
-const LOADS: [Load; 9] = [
+const LOADS: [Load; 10] = [
     Load { figure: "warm-up", operation: b'R', total: 48 * MIB, chunk: MIB },
     Load { figure: "read-sequential", operation: b'R', total: 48 * MIB, chunk: MIB },
     Load { figure: "read-random", operation: b'r', total: 8 * MIB, chunk: 4096 },
+    Load { figure: "write-new", operation: b'N', total: 48 * MIB, chunk: MIB },
     Load { figure: "write-random", operation: b'w', total: 8 * MIB, chunk: 4096 },
     Load { figure: "write-sequential", operation: b'W', total: 48 * MIB, chunk: MIB },
     Load { figure: "rewrite-sequential", operation: b'W', total: 48 * MIB, chunk: MIB },
@@ -53,15 +57,33 @@ const LOADS: [Load; 9] = [
 
 fn main() -> Result<()> {
     let paths: Vec<_> = std::env::args_os().skip(1).map(Into::into).collect();
-    let files = Files::of(paths).ok_or("usage: lab_bench VMM FIRECRACKER KERNEL INITRAMFS DISK")?;
-    fs::read(&files.disk)?;
-    let parts: [fn(&Files, Side) -> Result<()>; 4] = [boots, counts, traced, loads];
-    for part in parts {
+    let usage = "usage: lab_bench VMM FIRECRACKER KERNEL INITRAMFS DISK boots|loads";
+    let (files, part) = Files::of(paths).ok_or(usage)?;
+    let steps: &[fn(&Files, Side) -> Result<()>] = match part.to_str() {
+        Some("boots") => &[boots, counts, traced],
+        Some("loads") => &[loads],
+        _ => return Err(usage.into()),
+    };
+    prepare_disk(&files)?;
+    for step in steps {
         for side in [Side::Firecracker, Side::Pyro] {
-            part(&files, side)?;
+            step(&files, side)?;
         }
     }
     Ok(())
+}
+
+/// Has the disk's blocks in memory, and behind them a hole as large, as images have where nothing was written yet.
+fn prepare_disk(files: &Files) -> Result<()> {
+    let len = fs::read(&files.disk)?.len() as u64;
+    fs::OpenOptions::new().write(true).open(&files.disk)?.set_len(2 * len)?;
+    Ok(())
+}
+
+/// Nothing of what was before is left to be done.
+fn settle() {
+    rustix::fs::sync();
+    std::thread::sleep(SETTLING);
 }
 
 fn tell(side: Side, figure: &str, value: impl std::fmt::Display) {
@@ -73,6 +95,7 @@ fn boots(files: &Files, side: Side) -> Result<()> {
     sides::boot(files, side)?.end()?;
     let (mut to_init, mut to_end, mut counter) = (Duration::ZERO, Duration::ZERO, 0);
     for _ in 0..BOOTS {
+        settle();
         let boot = sides::boot(files, side)?;
         let reached = boot.reached;
         counter = boot.counter;
@@ -98,6 +121,7 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// What KVM has counted when init runs. No other machine does.
 fn counts(files: &Files, side: Side) -> Result<()> {
+    settle();
     let boot = sides::boot(files, side)?;
     for name in COUNTED {
         if let Ok(count) = fs::read_to_string(Path::new(COUNTS).join(name)) {
@@ -110,6 +134,7 @@ fn counts(files: &Files, side: Side) -> Result<()> {
 
 /// How much of the time to init was the guest's, and why it was left.
 fn traced(files: &Files, side: Side) -> Result<()> {
+    settle();
     let trace = trace::Trace::start()?;
     let boot = sides::boot(files, side)?;
     let offset = counter_offset()?;
@@ -142,6 +167,7 @@ fn counter_offset() -> Result<i64> {
 
 /// Disk and streams of one machine.
 fn loads(files: &Files, side: Side) -> Result<()> {
+    settle();
     let mut boot = sides::boot(files, side)?;
     for Load { figure, operation, total, chunk } in LOADS {
         let mut order = vec![operation];

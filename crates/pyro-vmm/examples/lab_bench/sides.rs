@@ -16,8 +16,9 @@ use super::Result;
 /// As the guest's init knows it.
 const PORT: u32 = 5006;
 const MEM_MIB: u32 = 256;
-/// Many times what an emulated host needs, so that a guest that does not boot is told of.
-const PATIENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
+/// Where instructions are counted, idle time leaps from timer to timer while the disk is waited for, and this is one of
+/// them. A guest that does not boot is ended with its lab.
+const PATIENCE: Timespec = Timespec { tv_sec: 3600, tv_nsec: 0 };
 
 #[derive(Clone, Copy)]
 pub(super) enum Side {
@@ -45,9 +46,10 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn of(paths: Vec<PathBuf>) -> Option<Self> {
-        let [vmm, firecracker, kernel, initramfs, disk] = paths.try_into().ok()?;
-        Some(Self { vmm, firecracker, kernel, initramfs, disk })
+    /// Of the words of a command line; with them comes the one behind.
+    pub(super) fn of(words: Vec<PathBuf>) -> Option<(Self, PathBuf)> {
+        let [vmm, firecracker, kernel, initramfs, disk, part] = words.try_into().ok()?;
+        Some((Self { vmm, firecracker, kernel, initramfs, disk }, part))
     }
 }
 
@@ -82,7 +84,8 @@ pub(super) fn boot(files: &Files, side: Side) -> Result<Boot> {
     Ok(Boot { begun, reached, counter: u64::from_le_bytes(counter), host, machine, _place: place })
 }
 
-/// Its own command line for the kernel, its own filter of system calls, no jailer.
+/// The devices that the other side has always, its own command line for the kernel, its own filter of system calls, no
+/// jailer.
 fn firecracker(files: &Files, place: &tempfile::TempDir) -> Result<(Instant, Started, UnixStream)> {
     let (config, socket) = (place.path().join("machine.json"), place.path().join("vsock"));
     let listener = UnixListener::bind(place.path().join(format!("vsock_{PORT}")))?;
@@ -92,6 +95,8 @@ fn firecracker(files: &Files, place: &tempfile::TempDir) -> Result<(Instant, Sta
         "drives": [{ "drive_id": "root", "path_on_host": files.disk, "is_root_device": true,
                      "is_read_only": false, "cache_type": "Unsafe", "io_engine": "Sync" }],
         "vsock": { "guest_cid": 3, "uds_path": socket },
+        "entropy": {},
+        "balloon": { "amount_mib": 0, "deflate_on_oom": false },
     });
     fs::write(&config, text.to_string())?;
     let begun = Instant::now();

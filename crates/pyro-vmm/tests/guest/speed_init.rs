@@ -79,14 +79,14 @@ fn serve(host: &mut File) -> io::Result<()> {
         if order[0] == b'q' {
             return Ok(());
         }
-        if disk.is_none() && b"RrWw".contains(&order[0]) {
+        if disk.is_none() && b"RrWwN".contains(&order[0]) {
             disk = Some(open_disk()?);
         }
         let begun = Instant::now();
         match (order[0], &mut disk) {
             (b's', _) => send(host, total, chunk)?,
             (b'g', _) => get(host, total, chunk)?,
-            (b'R' | b'r' | b'W' | b'w', Some(disk)) => access(disk, order[0], total, chunk)?,
+            (b'R' | b'r' | b'W' | b'w' | b'N', Some(disk)) => access(disk, order[0], total, chunk)?,
             (other, _) => return Err(io::Error::other(format!("no operation {other}"))),
         }
         host.write_all(&(begun.elapsed().as_nanos() as u64).to_le_bytes())?;
@@ -105,18 +105,20 @@ fn pages(len: usize) -> &'static mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(alloc_zeroed(layout), len) }
 }
 
-/// Reads or writes `total` bytes in chunks, capital letters one after the other, small ones here and there.
+/// Reads or writes `total` bytes of the disk's first half in chunks, capital letters one after the other, small ones
+/// here and there. `N` writes one after the other to the second half.
 fn access(disk: &mut File, operation: u8, total: u64, chunk: usize) -> io::Result<()> {
     let buffer = pages(chunk);
     buffer.fill(operation);
-    let chunks = disk.seek(SeekFrom::End(0))? / chunk as u64;
+    let chunks = disk.seek(SeekFrom::End(0))? / 2 / chunk as u64;
+    let first = if operation == b'N' { chunks } else { 0 };
     let mut random = 88_172_645_463_325_252u64;
     for index in 0..total / chunk as u64 {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         let place = if operation.is_ascii_uppercase() { index } else { random };
-        let at = place % chunks * chunk as u64;
+        let at = (first + place % chunks) * chunk as u64;
         match operation.to_ascii_lowercase() {
             b'r' => disk.read_exact_at(buffer, at)?,
             _ => disk.write_all_at(buffer, at)?,
