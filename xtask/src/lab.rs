@@ -114,7 +114,7 @@ impl fmt::Display for CommandFailed {
 impl std::error::Error for CommandFailed {}
 
 /// The status of a command whose time was up, as of `timeout`.
-const TIME_UP: u8 = 124;
+pub(crate) const TIME_UP: u8 = 124;
 const BASE_MEM_MIB: u64 = 2048;
 const CPU_MEM_MIB: u64 = 1024;
 

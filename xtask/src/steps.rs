@@ -1,6 +1,7 @@
 //! Programs run one after the other, each shown with its command line and its time.
 
-use std::process::Command;
+use std::fmt;
+use std::process::{Command, ExitStatus};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -29,12 +30,30 @@ pub(crate) fn call<T>(name: &str, function: impl FnOnce() -> Result<T>) -> Resul
     result
 }
 
-/// Standard output of `command`, which must succeed.
+/// A program that was read from and did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    line: String,
+    pub(crate) status: ExitStatus,
+    /// What it wrote to standard error.
+    errors: String,
+}
+
+impl std::error::Error for Failed {}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{} failed ({}): {}", self.line, self.status, self.errors)
+    }
+}
+
+/// Standard output of `command`, which must succeed; the error is [`Failed`] where it did not.
 pub(crate) fn read(command: &mut Command) -> Result<String> {
     let line = command_line(command);
     let result = command.output().with_context(|| format!("cannot run {line}"))?;
     if !result.status.success() {
-        bail!("{line} failed ({}): {}", result.status, String::from_utf8_lossy(&result.stderr).trim());
+        let errors = String::from_utf8_lossy(&result.stderr).trim().to_owned();
+        return Err(Failed { line, status: result.status, errors }.into());
     }
     String::from_utf8(result.stdout).with_context(|| format!("{line} printed text that is not UTF-8"))
 }

@@ -110,7 +110,8 @@ impl Files {
         for _ in 1..ATTEMPTS {
             match steps::read(&mut self.command(part)?) {
                 Ok(text) => return Ok(text),
-                Err(error) => output::note(&format!("{part} once more: {error:#}")),
+                Err(error) if is_late(&error) => output::note(&format!("{part} once more: its time was up")),
+                Err(error) => return Err(error),
             }
         }
         steps::read(&mut self.command(part)?)
@@ -138,6 +139,10 @@ impl Files {
         command.args([&self.pyro, &self.bundle, &self.environments]).arg(part);
         Ok(command)
     }
+}
+
+fn is_late(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<steps::Failed>().is_some_and(|failed| failed.status.code() == Some(lab::TIME_UP.into()))
 }
 
 /// As root: opens KVM's counts and tracepoints to the ordinary user, who measures.
