@@ -142,7 +142,9 @@ impl Files {
 }
 
 fn is_late(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<steps::Failed>().is_some_and(|failed| failed.status.code() == Some(lab::TIME_UP.into()))
+    error
+        .downcast_ref::<steps::Failed>()
+        .is_some_and(|failed| failed.status.code() == Some(lab::TIME_UP.into()))
 }
 
 /// As root: opens KVM's counts and tracepoints to the ordinary user, who measures.
