@@ -131,7 +131,7 @@ impl Native {
 
     /// What gives the guest's memory back to the host.
     pub(crate) fn reclaim(&self) -> PrivateMemory {
-        PrivateMemory::new(Arc::new(self.machine.ram.memory().clone()), &[])
+        PrivateMemory::new(Arc::new(self.machine.ram.memory().clone()))
     }
 
     /// Makes the vCPUs and their threads, paused. `confine` runs on each thread before the guest does.

@@ -158,8 +158,8 @@ impl Ram {
         Ram { memory: Arc::new(GuestMemoryMmap::from_regions(regions.into()).unwrap()), _file: file }
     }
 
-    fn rig(&self, kept: &[Range<GuestAddress>]) -> Rig<PrivateMemory> {
-        Rig::new(PrivateMemory::new(self.memory.clone(), kept), self.memory.clone())
+    fn rig(&self) -> Rig<PrivateMemory> {
+        Rig::new(PrivateMemory::new(self.memory.clone()), self.memory.clone())
     }
 
     fn fill(&self, range: Range<u64>) {
@@ -182,7 +182,7 @@ impl Ram {
 #[test]
 fn reported_memory_goes_back_to_the_host_and_reads_as_zeroes() {
     let ram = Ram::new();
-    let mut rig = ram.rig(&[]);
+    let mut rig = ram.rig();
     ram.fill(MIB..8 * MIB);
     assert_eq!(ram.resident(MIB..8 * MIB), 7 * 256);
 
@@ -203,7 +203,7 @@ fn reported_memory_goes_back_to_the_host_and_reads_as_zeroes() {
 #[test]
 fn files_and_what_is_no_memory_are_left_alone() {
     let ram = Ram::new();
-    let mut rig = ram.rig(&[]);
+    let mut rig = ram.rig();
     ram.fill(MIB..8 * MIB);
     ram.fill(FILE_AT..FILE_AT + MIB);
     // Over both ends of both regions, and all that there can be.
@@ -213,29 +213,12 @@ fn files_and_what_is_no_memory_are_left_alone() {
 }
 
 #[test]
-fn kept_ranges_stay_down_to_their_last_page() {
-    let ram = Ram::new();
-    let kept = |start: u64, end: u64| GuestAddress(start)..GuestAddress(end);
-    let mut rig =
-        ram.rig(&[kept(5 * MIB, 6 * MIB + 1), kept(3 * MIB - 1, 3 * MIB + 1), kept(5 * MIB, 5 * MIB + 1)]);
-    ram.fill(MIB..8 * MIB);
-    rig.report(&[(MIB, 7 * MIB as u32)]);
-    assert_eq!(ram.resident(MIB..8 * MIB), 2 + 256 + 1);
-    assert_eq!(
-        (ram.byte(3 * MIB - 0x1000), ram.byte(3 * MIB + 0xfff), ram.byte(3 * MIB + 0x1000)),
-        (7, 7, 0)
-    );
-    assert_eq!((ram.byte(5 * MIB - 1), ram.byte(5 * MIB), ram.byte(6 * MIB + 0xfff)), (0, 7, 7));
-    assert_eq!(ram.byte(6 * MIB + 0x1000), 0);
-}
-
-#[test]
 fn shared_memory_is_left_alone() {
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     let region = MmapRegion::build(None, MIB as usize, libc::PROT_READ | libc::PROT_WRITE, flags).unwrap();
     let region = GuestRegionMmap::new(region, GuestAddress(0)).unwrap();
     let memory: Arc<Memory> = Arc::new(GuestMemoryMmap::from_regions(vec![region]).unwrap());
     memory.write_obj(7u8, GuestAddress(0)).unwrap();
-    PrivateMemory::new(memory.clone(), &[]).reclaim(GuestAddress(0), MIB);
+    PrivateMemory::new(memory.clone()).reclaim(GuestAddress(0), MIB);
     assert_eq!(memory.read_obj::<u8>(GuestAddress(0)).unwrap(), 7);
 }
