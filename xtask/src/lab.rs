@@ -148,8 +148,10 @@ pub(crate) fn ensure_image() -> Result<()> {
 }
 
 /// The words that make this program run the rest of its command line in L1 as an ordinary user, with what `pack` holds.
+/// L1 dies with whoever runs it.
 pub(crate) fn prefix(size: &SizeArguments, pack: &Pack) -> Result<Vec<OsString>> {
-    let mut words: Vec<OsString> = vec![std::env::current_exe().context("cannot find this program")?.into()];
+    let mut words: Vec<OsString> = ["setpriv", "--pdeathsig", "KILL"].map(OsString::from).into();
+    words.push(std::env::current_exe().context("cannot find this program")?.into());
     words.extend(["lab", "run", "--ordinary"].map(OsString::from));
     words.extend(size.words());
     words.extend(["--disk".into(), pack.disk().into()]);
