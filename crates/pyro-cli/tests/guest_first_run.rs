@@ -119,13 +119,24 @@ fn replay(document: &str, prepare: impl Fn(&Path)) {
     for step in steps {
         let printed = home.type_command(&step.command);
         let lines: Vec<&str> = printed.lines().map(str::trim_end).collect();
+        let expected: Vec<String> = step.expected.iter().map(|line| on_this_engine(line)).collect();
         assert!(
-            matches_lines(&step.expected, &lines),
+            matches_lines(&expected, &lines),
             "{document}: `{}` prints\n{}\nand not\n{}",
             step.command,
             lines.join("\n"),
-            step.expected.join("\n")
+            expected.join("\n")
         );
+    }
+}
+
+/// The documents show a host without KVM; one with it is asked for by the variable that chooses the engine.
+fn on_this_engine(line: &str) -> String {
+    match std::env::var("PYRO_ENGINE").as_deref() {
+        Ok("kvm") => {
+            line.replace("Engine: emulated ", "Engine: kvm ").replace("Versions: qemu=... ", "Versions: ")
+        }
+        _ => line.to_owned(),
     }
 }
 
