@@ -24,8 +24,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Boots from start to end of each side after one that is not counted: time that counts instructions differs little.
 const BOOTS: u32 = 3;
-/// Before a boot, for what the kernel still clears away of the machine before, its network namespace above all. Idle
-/// time costs nothing where instructions are counted.
+/// Before a boot, for what the kernel still clears away of the machine before, its network namespace above all: nobody
+/// is told when that is done. Idle time costs nothing where instructions are counted.
 const SETTLING: Duration = Duration::from_millis(300);
 /// Where KVM counts.
 const COUNTS: &str = "/sys/kernel/debug/kvm";
